@@ -52,18 +52,18 @@ def get_config(kind: str = "32"):
   clips.seed = 1
   clips.scene.size_px = size_px
 
-  photos = pixel_recipes.photos(train=24_000, val=512)
+  photos = pixel_recipes.photos(train=48_000, val=512)
   photos.folder.root = data.get_ref("root")
   photos.crop.update(size_px=size_px, least_px=size_px, most_px=720)
 
   tokenizer = recipes.tokenizer()
   small_runs.small_fsq(tokenizer, levels, steps)
   stages = dict(clips=clips, photos=photos)
+  if name != "video":
+    tokenizer.views.update(move_px=4, turn=True, gain=0.2)
   if name == "32":
     weights.update(rendered=0.5, photos=0.5)
-    photos.amount.train = 48_000
     photos.crop.update(least_px=48, most_px=1280)
-    tokenizer.views.update(move_px=4, turn=True, gain=0.2)
     tokenizer.fsq.update(encoder_blocks=3, decoder_blocks=5, width=112, hidden=112)
     tokenizer.train.batch_frames = 64
   if name == "video":

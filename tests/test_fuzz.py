@@ -42,8 +42,8 @@ import safetensors.numpy
 import token_sets
 import torch_bytes
 
-from totojax import plugins
-from totojax.config import arguments, recipes
+from totojax import plugins, sharding
+from totojax.config import arguments, recipes, roots
 from totojax.config.codes import CodeFiles
 from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
@@ -65,12 +65,14 @@ from totojax.data.sources import (
   ucf101,
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
+from totojax.jobs import exchange
 from totojax.jobs.sweep import finished
 from totojax.report import page, reading as report_reading, run_sections
 from totojax.rundir import directory, files, lock, metrics
 from totojax.storage import outside
 from totojax.tokenizers import causal_modules, vqgan_modules, weights
 from totojax.tokenizers.released import official, pickles
+from totojax.trained import backbone
 
 fuzzing._CTX.set_forkserver_preload(["test_fuzz"])
 
@@ -363,6 +365,43 @@ def diffusers_shows(path, value, sound):
   )
   lost = [x for x in ours if not any(abs(x - y) <= 1e-5 * max(1, abs(y)) for y in theirs)]
   return "legal" if not lost else f"weights that are not the file's: {lost[:3]}"
+
+
+def make_llama(path):
+  import test_exchange
+
+  test_exchange.folder(path / "hf")
+
+
+def make_meta(path):
+  import test_exchange
+
+  test_exchange.meta(path / "hf")
+
+
+def read_llama(path):
+  config = roots.config("import")
+  config.importing.path = str(path / "hf")
+  out = epath.Path(path.parent / f"made-{path.name}")
+  shutil.rmtree(out, ignore_errors=True)
+  try:
+    exchange.import_(roots.read(config.to_dict()), out, lambda step: False)
+  finally:
+    lock._leave_to_parent()
+  run = backbone.find(str(out / "model"))
+  params = backbone.read(run, run.model, sharding.layout(run.config.mesh))
+  return plain([jax.device_get(params), run.config.model, run.model.spec, run.tokenizer])
+
+
+def llama_shows(path, value, sound):
+  """Weights that nobody signs: each value of ours is one of the files'."""
+  (file,) = (path / "hf").glob("*.safetensors")
+  tensors = safetensors.numpy.load_file(file)
+  theirs = {float(x) for v in tensors.values() for x in v.ravel()} | {0.0}
+  run = backbone.find(str(path.parent / f"made-{path.name}" / "model"))
+  params = backbone.read(run, run.model, sharding.layout(run.config.mesh))
+  lost = {float(x) for v in jax.tree.leaves(params) for x in np.ravel(v)} - theirs
+  return "legal" if not lost else f"weights that are not the file's: {[*lost][:3]}"
 
 
 # Sources.
@@ -940,6 +979,8 @@ READERS: dict[str, Reader] = {
   "codes_safetensors": Reader(make_codes_safetensors, codes_of("c.safetensors"), legal=codes_show),
   "torch_zip": Reader(make_torch_zip, read_torch, legal=torch_shows),
   "diffusers": Reader(make_diffusers, read_diffusers, legal=diffusers_shows),
+  "llama": Reader(make_llama, read_llama, legal=llama_shows),
+  "llama_meta": Reader(make_meta, read_llama, legal=llama_shows),
   "list": Reader(make_list, read_list, ("list.txt",), list_shows),
   "kinetics": Reader(make_kinetics, read_kinetics, ("val.csv",), kinetics_shows),
   "ssv2": Reader(make_ssv2, read_ssv2, ("*.json",), ssv2_shows),

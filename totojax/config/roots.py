@@ -41,6 +41,8 @@ ROOTS: Mapping[str, str] = {
   "compare": "compare:CompareJob",
   "joint": "labels:Joint",
   "finetune": "labels:Finetune",
+  "export": "exchange:Export",
+  "import": "exchange:Import",
 }
 
 

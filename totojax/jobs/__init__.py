@@ -79,6 +79,8 @@ JOBS: Mapping[str, Job] = {
   # PyTorch is measured beside JAX and needs its part of a GPU's memory.
   "bench": Job("bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
   "report": Job("report:run"),
+  "export": Job("exchange:export"),
+  "import": Job("exchange:import_"),
   # Its stages are jobs too, and say themselves what several processes do.
   "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
 }

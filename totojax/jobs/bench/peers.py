@@ -23,7 +23,7 @@ from totojax.models import llama as llama_lib
 from totojax.optim import adamw
 from totojax.rundir import provenance
 from totojax.tokenizers import vqgan_modules
-from totojax.trained import encoders
+from totojax.trained import encoders, llama_files
 
 State = Mapping[str, np.ndarray]
 
@@ -235,27 +235,12 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
   """
   torch = _torch()
   model = _llama(torch, shape, vocab=vocab, use_cache=True).eval()
-  d, body, blocks = shape.width, model.model, jax.device_get(params["blocks"])
-
-  def copy(target, value):
+  parameters = dict(model.named_parameters())
+  for name, value in llama_files.tensors(shape, params):
+    target = parameters[name]
     if tuple(target.shape) != value.shape:
-      raise ValueError(
-        f"a parameter has shape {value.shape}; transformers' has {tuple(target.shape)}"
-      )
-    target.data = torch.tensor(np.array(value, np.float32), device=target.device)
-
-  copy(body.embed_tokens.weight, params["embedding"])
-  copy(body.norm.weight, params["norm"]["scale"])
-  copy(model.lm_head.weight, params["embedding" if shape.tied else "head"])
-  attention, mlp = blocks["attention"], blocks["mlp"]
-  for i, layer in enumerate(body.layers):
-    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
-      target = getattr(layer.self_attn, f"{theirs}_proj").weight
-      copy(target, np.asarray(attention[ours][i]).reshape(d, d).T)
-    for name in ("gate", "up", "down"):
-      copy(getattr(layer.mlp, f"{name}_proj").weight, mlp[name][i].T)
-    copy(layer.input_layernorm.weight, blocks["attention_norm"]["scale"][i])
-    copy(layer.post_attention_layernorm.weight, blocks["mlp_norm"]["scale"][i])
+      raise ValueError(f"{name} has shape {value.shape}; transformers' has {tuple(target.shape)}")
+    target.data = torch.tensor(value, device=target.device)
   return model
 
 
