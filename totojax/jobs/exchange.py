@@ -21,7 +21,7 @@ import safetensors.numpy
 
 import totojax
 from totojax import assembly, checkpoint, jobs, sequence, sharding, step as step_lib, tree
-from totojax.config import model as model_config, schema
+from totojax.config import model as model_config, pretrain as pretrain_config, schema
 from totojax.config.exchange import Export, Import
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
@@ -34,6 +34,7 @@ from totojax.tokenizers.released import official
 from totojax.trained import backbone, llama_files
 
 FILE_BYTES = 2 * 2**30  # of a file of tensors, at most
+ROWS = 16  # sequences of an update, or of a batch of validation, of what is imported
 _SPECIALS = ("padding", "video start", "end", "image start")
 
 
@@ -161,6 +162,9 @@ def import_(config: Import, workdir: epath.Path, interrupted: jobs.Interrupted) 
       seed=config.seed,
       sequence=spec,
       model=outside.fields(model_config.Llama, foreign.where, foreign.keys),
+      # As `recipes.own` has it: small ones are for a CPU, where bfloat16 is no faster.
+      compute=model_config.Compute(dtype="float32" if _is_small(foreign) else "bfloat16"),
+      train=pretrain_config.Amount(batch_tokens=ROWS * spec.context),
     )
     model = assembly.model(made)
     neighbours = {"auto": foreign.neighbours}.get(settings.layout, settings.layout == "neighbours")
@@ -181,6 +185,11 @@ def import_(config: Import, workdir: epath.Path, interrupted: jobs.Interrupted) 
   count = sum(x.size for x in jax.tree.leaves(params))
   console.say(f"{run}: {count:,} parameters of {settings.path}, for tokens of {tokenizer}")
   return True
+
+
+def _is_small(foreign: llama_files.Foreign) -> bool:
+  width, depth = foreign.keys["width"], foreign.keys["depth"]
+  return 12 * width**2 * depth <= 5e6
 
 
 def _opened(

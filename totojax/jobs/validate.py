@@ -69,7 +69,9 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     parts = {name: tracked(part) for name, part in batches.items()}
     losses = dict(val_loss.evaluate(sums, params, parts))
   metrics = {"step": source.step, **dict(val_loss.scalars(losses.items()))}
-  training = stores.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
+  training = []
+  if trained.data.train:  # an imported model names none
+    training = stores.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
   metrics |= _on_training(training, losses, sums=sums, params=params, spec=spec, batch=batch)
   for name, loss in losses.items():
     metrics |= _later(name, loss)
