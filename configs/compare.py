@@ -22,7 +22,7 @@ are all; --config.compare.seeds="(0,1,2)" are of heads and hold-outs.
 
 from totojax.config import compare, pixel_recipes, recipes, roots, small_runs
 
-STEPS = 100  # updates of the small model
+BATCH, STEPS = 32, 400  # clips of an update of the small model, updates
 
 
 def get_config(encoders: str = ""):
@@ -65,17 +65,26 @@ def _job(encoders, probes):
 
 
 def _rendered():
-  clips = pixel_recipes.render(train=600, val=200)
-  clips.scene.update(frames=8)
-  c = small_runs.videos_to_report(clips, name="rendered", grid=4, batch=16, steps=STEPS)
+  # Which way one object goes, which no single frame tells (configs/probe_learns.py).
+  clips = pixel_recipes.render(train=2000, val=500)
+  clips.scene.update(
+    frames=8,
+    objects=1,
+    occluder_frac=0.0,
+    pan_frac=0.0,
+    motions=("right", "left", "up", "down"),
+    backgrounds=("plain",),
+    speed=(0.10, 0.15),
+  )
+  c = small_runs.videos_to_report(clips, name="rendered", grid=4, batch=BATCH, steps=STEPS)
   tokens = 8 * 4**2
   stages = {name: c.stages[name] for name in ("clips", "shards", "pretrain")}
   stages["shards"] = pixel_recipes.shards("{workdir}/clips", "shipped")
   pretrain = stages["pretrain"]
   pretrain.model.update(depth=4, heads=4)
   pretrain.sequence.update(frames=8, context=tokens)
-  pretrain.train.update(batch_tokens=16 * tokens, total_tokens=float(STEPS * 16 * tokens))
-  pretrain.optim.lr = 4e-3
+  pretrain.train.update(batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens))
+  pretrain.optim.lr = 3e-3
   pretrain.every = recipes.every(log=20, evaluate=100, checkpoint=100)
   run = "{workdir}/pretrain"
   compared = _job(
