@@ -187,7 +187,7 @@ def test_killed_in_a_save_again_and_again(bucket):
   """In it, then in the clearing of what it left, then in the same save."""
   save(bucket.url, 4)
   array = "POST .*/8/state/ocdbt.process_0/d/"
-  killed(bucket, array, 8)
+  killed(bucket, array, 8, skip=2)  # or there may be one object alone to clear
   left = len(bucket.objects())
   killed(bucket, "DELETE .*/8/", 8, skip=1)
   assert steps_in(bucket) == {4: True, 8: False} and len(bucket.objects()) < left

@@ -120,7 +120,7 @@ def test_finished_stages_are_not_run_again(whole):
   (whole / "report" / "done.json").unlink()
   before = os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns
   output = runs.finish(runs.start(relative(whole)))
-  assert "[7/7] report" in output and "[4/7]" not in output
+  assert "[8/8] report" in output and "[4/8]" not in output
   assert os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns == before
 
 
@@ -132,7 +132,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   for stage in ("validate", "probe", "generate", "report"):
     shutil.rmtree(moved / stage)
   output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *FEWER)))
-  assert "[5/7] validate" in output and "[4/7]" not in output
+  assert "[5/8] validate" in output and "[4/8]" not in output
   assert (moved / "done.json").exists()
   for file in ("validate/metrics.json", "pretrain/metrics.jsonl"):
     assert (moved / file).read_bytes() == (whole / file).read_bytes()
