@@ -262,9 +262,7 @@ def _pattern(u: np.ndarray, v: np.ndarray, texture: str) -> np.ndarray:
   raise ValueError(f"texture {texture!r} is unknown; use one of {TEXTURES}")
 
 
-def background(
-  rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray
-) -> np.ndarray:
+def background(rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray) -> np.ndarray:
   """float32 [frames, size, size, 3]; periodic, so that it can move."""
   kinds = config.backgrounds or BACKGROUNDS
   kind = kinds[rng.integers(len(kinds))]

@@ -340,7 +340,9 @@ def _csv(root: str, list_path: str) -> Entries:
     groups.setdefault(group, []).append(Video(items.name(row["path"]), file, possible, pair))
     kind = row.get("kind") or ""
     if kinds.setdefault(group, kind) != kind:
-      raise ValueError(f"{where}: group {group!r:.80} has the kinds {kinds[group]!r:.80} and others")
+      raise ValueError(
+        f"{where}: group {group!r:.80} has the kinds {kinds[group]!r:.80} and others"
+      )
   for name, videos in groups.items():
     if len(videos) == 2 and not any(video.pair for video in videos):
       videos = [dataclasses.replace(video, pair="the only one") for video in videos]
