@@ -55,10 +55,11 @@ class Windows(Section):
   """How a video is scored: windows that slide over it, of each the frames after a context.
 
   Attributes:
-    choose: which context counts. "filtered" takes the least loss over contexts
-      of each window, which chooses nothing; "fixed" takes `context`;
-      "validation" takes the context and the aggregate that are best on one half
-      of the groups, and tells of the other half.
+    choose: which frames count. A token is given all before it in its window
+      whatever the context, which says only from where on frames are scored.
+      "fixed" takes `context`, 0 the least of `contexts`; "filtered" the least
+      loss over contexts of each window, as V-JEPA's study has it; "validation"
+      what is best on one half of the groups, and tells of the other half.
     aggregate: of windows; with "validation" what is better there.
   """
 
@@ -67,17 +68,15 @@ class Windows(Section):
   contexts: tuple[int, ...] = field(
     (), "frames given before scoring; (): quarters of the window", at_least=1
   )
-  choose: str = field(
-    "filtered", "which context counts", choices=("filtered", "fixed", "validation")
-  )
-  context: int = field(0, "fixed: one of contexts", at_least=0)
+  choose: str = field("fixed", "what counts", choices=("fixed", "filtered", "validation"))
+  context: int = field(0, "fixed: frames given; 0: the least of contexts", at_least=0)
   aggregate: str = field("mean", "over windows", choices=("mean", "max"))
 
   def __post_init__(self):
-    if (self.choose == "fixed") != (self.context > 0):
+    if self.choose != "fixed" and self.context:
       raise ConfigError(
-        f"windows.context is {self.context} with windows.choose {self.choose!r}; name a context"
-        " with 'fixed', and 0 with the others"
+        f"windows.context is {self.context} with windows.choose {self.choose!r}; it is of 'fixed':"
+        " set it to 0"
       )
     if self.contexts and self.context and self.context not in self.contexts:
       raise ConfigError(

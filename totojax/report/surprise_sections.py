@@ -37,15 +37,18 @@ def found(folder: reading.RunFolder) -> str:
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
-  """Whether the model is right more often than chance."""
+  """Whether the model is right more often than chance, of scenes and of pairs."""
   whole = facts["all"]
-  low, high = whole["pairs_interval"]
+  low, high = whole["sums_interval"]
   word = "above chance" if low > 0.5 else "below chance" if high < 0.5 else "not told from chance"
+  scenes, pairs = (
+    shares.percent(whole[name], whole[n])
+    for name, n in (("sums", "n_groups"), ("pairs", "n_pairs"))
+  )
   of = whole["difference"]
   text = (
-    f"the impossible video of a pair surprises more in {shares.percent(whole['pairs'], whole['n_pairs'])}"
-    f" of {whole['n_pairs']:,} pairs ({whole['n_groups']:,} groups): {word} (50 %); it has"
-    f" {of['mean']:+.4f} nats per token"
+    f"impossible videos surprise more in {scenes} of {whole['n_groups']:,} groups: {word} (50 %);"
+    f" in {pairs} of {whole['n_pairs']:,} pairs alone; by {of['mean']:+.4f} nats per token"
   )
   return text if of["low"] is None else f"{text} ({of['low']:+.4f} to {of['high']:+.4f})"
 
@@ -57,7 +60,7 @@ def _how(facts: Mapping[str, Any]) -> str:
     f"Windows of {amounts['window']} frames, {amounts['stride']} from one to the next; contexts of"
     f" {', '.join(map(str, amounts['contexts']))} frames. Surprise is nats per token of what"
     f" follows the context ({facts['context']}: {facts['how']}), and the {facts['aggregate']} over"
-    f" windows. Intervals are of 95 %: Wilson's of pairs, a bootstrap over groups of the area,"
+    f" windows. Intervals are of 95 %: Wilson's of groups and pairs, a bootstrap over groups of the area,"
     f" Student's t over groups of the difference.{skipped}"
   )
 
@@ -78,21 +81,25 @@ def _metrics(facts: Mapping[str, Any]) -> str:
 def _kinds(facts: Mapping[str, Any]) -> str:
   rows = []
   for kind, one in facts["kinds"].items():
+    scenes = shares.percent(one["sums"], one["n_groups"])
     pairs = shares.percent(one["pairs"], one["n_pairs"])
-    rows.append((kind, pairs, f"{one['n_pairs']:,}", f"{100 * one['auroc']:.1f}"))
-  return page.table(("kind", "pairs right", "pairs", "ROC area, %"), rows) if rows else ""
+    n = f"{one['n_groups']:,} / {one['n_pairs']:,}"
+    rows.append((kind, scenes, pairs, n, f"{100 * one['auroc']:.1f}"))
+  head = ("kind", "groups right", "pairs right", "groups / pairs", "ROC area, %")
+  return page.table(head, rows) if rows else ""
 
 
 def _settings(facts: Mapping[str, Any]) -> str:
   rows = [
     (
       f"{one['context']}, {one['aggregate']}",
-      f"{100 * one['pairs']:.1f} % ({100 * one['low']:.1f} to {100 * one['high']:.1f})",
-      f"{100 * one['auroc']:.1f}",
+      *(f"{100 * one[name]:.1f}" for name in ("sums", "pairs", "auroc")),
     )
     for one in facts["settings"]
   ]
-  return page.table(("context, aggregate", "pairs right", "ROC area, %"), rows)
+  return page.table(
+    ("context, aggregate", "groups right, %", "pairs right, %", "ROC area, %"), rows
+  )
 
 
 def worst(folder: reading.RunFolder) -> str:

@@ -304,8 +304,9 @@ class Pretrained:
     """
     self._check_amount(codes_RNP.shape[1], self.run.model.spec.frames, "latent frames")
     spec, program = self._losses(codes_RNP.shape[1])
-    ways, parts = self._layout.ways, []
-    rows = -(-rows // ways) * ways  # what is missing is padding
+    # A program for each power of two: what is missing is padding.
+    rows = min(rows, 1 << max(len(codes_RNP) - 1, 0).bit_length())
+    rows, parts = -(-rows // self._layout.ways) * self._layout.ways, []
     for start in range(0, len(codes_RNP), rows):
       some = codes_RNP[start : start + rows]
       tokens_BR = np.full((rows, spec.row_tokens), sequence.PAD, np.int32)

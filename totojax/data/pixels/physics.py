@@ -21,6 +21,7 @@ import dataclasses
 
 import numpy as np
 
+from totojax.config.pixels import Scene
 from totojax.config.surprise import EVENTS
 from totojax.data.pixels import synthetic
 
@@ -68,7 +69,8 @@ def render(event: str, *, frames: int, size_px: int, seed: int, index: int) -> n
   rng = np.random.default_rng([seed, EVENTS.index(event), index])
   time_N = np.arange(frames, dtype=np.float32)
   change = int(rng.integers(frames // 2, max(frames - frames // 4, frames // 2 + 1)))
-  config = synthetic.SyntheticConfig(seed=seed, frames=frames, size_px=size_px, pan_frac=0.0)
+  scene = Scene(frames=frames, size_px=size_px, pan_frac=0.0)
+  config = synthetic.SyntheticConfig(**vars(scene), seed=seed)
   background_NHW3 = synthetic.background(rng, config, time_N)
   look = _Look(
     shape=synthetic.SHAPES[rng.integers(len(synthetic.SHAPES))],

@@ -14,7 +14,6 @@ import dataclasses
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from totojax import jobs
 from totojax.config import schema
@@ -231,6 +230,8 @@ def _write_metrics(
   config: Surprise,
   facts: dict[str, Any],
 ) -> None:
+  if config.windows.choose == "validation" and len(scored) < 2:
+    raise ConfigError("one group alone could be scored, which makes no two halves: skipped.csv")
   setting, told, how = scores.choose(config.windows, amounts, scored)
   found = scores.tables(told, setting)
   facts |= {"context": setting[0], "aggregate": setting[1], "how": how, **found}

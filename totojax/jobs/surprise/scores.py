@@ -190,30 +190,20 @@ def half(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
 def choose(
   config: Windows, amounts: Amounts, groups: Sequence[Group]
 ) -> tuple[Setting, list[Group], str]:
-  """(the setting that counts, groups that are told of, how it was chosen).
-
-  Raises:
-    ConfigError: there are too few groups for two halves.
-  """
+  """(the setting that counts, groups that are told of, how it was chosen)."""
   if config.choose == "filtered":
-    how = "the least over contexts of each window: nothing is chosen"
+    how = "the least over contexts of each window"
     return (FILTERED, config.aggregate), list(groups), how
   if config.choose == "fixed":
-    return (str(config.context), config.aggregate), list(groups), "fixed by the config"
+    context = config.context or amounts.contexts[0]
+    return (str(context), config.aggregate), list(groups), "fixed by the config"
   chosen_on, told = half(groups)
-  if not chosen_on:
-    raise ConfigError(
-      f"windows.choose is 'validation', and there are {len(groups)} groups; it needs 2 and more:"
-      " use 'filtered' or 'fixed'"
-    )
-  settings = [(str(c), aggregate) for c in amounts.contexts for aggregate in AGGREGATES]
-  pairs = {setting: _pairs(chosen_on, setting) for setting in settings}
-  shares_of = {s: surprise.relative(p[:, 0], p[:, 1])["half"] for s, p in pairs.items()}
-  best = max(settings, key=lambda setting: shares_of[setting])
-  how = (
-    f"the best on {len(chosen_on)} groups ({100 * shares_of[best]:.1f} % of pairs), which do not"
-    " count below"
-  )
+  found = {
+    setting: surprise.sums([group.sides(setting) for group in chosen_on])
+    for setting in groups[0].videos[0].scores
+  }
+  best = max(found, key=lambda setting: found[setting])
+  how = f"the best on {len(chosen_on)} other groups, {100 * found[best]:.1f} % of them right"
   return best, told, how
 
 
@@ -225,14 +215,18 @@ def summary(groups: Sequence[Group], setting: Setting) -> dict[str, Any]:
   """All metrics of some groups with their intervals."""
   pairs, sides = _pairs(groups, setting), [group.sides(setting) for group in groups]
   found: dict[str, Any] = dict(surprise.measures(pairs, sides))
-  low, high = shares.wilson(found["pairs"], len(pairs))
+  of_pairs, of_sums = (
+    [float(end) for end in shares.wilson(found[name], n)]
+    for name, n in (("pairs", len(pairs)), ("sums", len(groups)))
+  )
   # Pairs of a scene are alike, so that its difference is one number.
   differences = np.array([np.diff(group.pairs(setting), axis=1).mean() for group in groups])
   found |= {
     "n_groups": len(groups),
     "n_pairs": len(pairs),
     "n_videos": sum(len(group.videos) for group in groups),
-    "pairs_interval": [float(low), float(high)],
+    "pairs_interval": of_pairs,
+    "sums_interval": of_sums,
     "difference": dataclasses.asdict(continuations.Interval.of(differences)),
   }
   if len(groups) > 1:
@@ -259,10 +253,8 @@ def tables(groups: Sequence[Group], setting: Setting) -> dict[str, Any]:
 def _short(groups: Sequence[Group], setting: Setting) -> dict[str, float]:
   pairs, sides = _pairs(groups, setting), [group.sides(setting) for group in groups]
   possible, impossible = (np.concatenate([one[n] for one in sides]) for n in (0, 1))
-  low, high = shares.wilson(surprise.relative(pairs[:, 0], pairs[:, 1])["strict"], len(pairs))
   return {
+    "sums": surprise.sums(sides),
     "pairs": surprise.relative(pairs[:, 0], pairs[:, 1])["strict"],
-    "low": float(low),
-    "high": float(high),
     "auroc": surprise.auroc(possible, impossible),
   }
