@@ -140,24 +140,30 @@ def crossed(groups: Groups) -> float:
 
 def permuted(groups: Groups, *, draws: int, seed: int) -> float:
   """InfLevel's one-sided p: how often `crossed` is as large with scores dealt anew in groups."""
-  rng, found, more = np.random.default_rng(seed), crossed(groups), 0
-  for _ in range(draws):
-    dealt = []
-    for possible, impossible in groups:
-      values = rng.permutation(np.concatenate([possible, impossible]))
-      dealt.append((values[: len(possible)], values[len(possible) :]))
-    more += crossed(dealt) >= found - 1e-12
-  return (more + 1) / (draws + 1)
+  rng, total_D = np.random.default_rng(seed), np.zeros(draws)
+  for possible, impossible in groups:
+    dealt_D = rng.permuted(np.tile(np.concatenate([possible, impossible]), (draws, 1)), axis=1)
+    left_D, right_D = dealt_D[:, : len(possible), None], dealt_D[:, None, len(possible) :]
+    total_D += (np.sign(right_D - left_D) + 1).mean((1, 2)) / 2
+  more = (total_D / len(groups) >= crossed(groups) - 1e-12).sum()
+  return float((more + 1) / (draws + 1))
 
 
 def auroc_interval(groups: Groups, *, seed: int) -> tuple[float, float]:
   """95 % of AUROC by a percentile bootstrap over groups, whose videos are not independent."""
-  rng, found = np.random.default_rng(seed), []
-  for _ in range(_DRAWS):
-    some = rng.integers(len(groups), size=len(groups))
-    possible, impossible = (np.concatenate([groups[i][side] for i in some]) for side in (0, 1))
-    found.append(auroc(possible, impossible))
-  low, high = np.quantile(found, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+  rng, n = np.random.default_rng(seed), len(groups)
+  sizes = np.array([(len(possible), len(impossible)) for possible, impossible in groups], float)
+  ends = np.cumsum([0, *sizes[:, 1].astype(int)])[:-1]
+  impossible_M = np.concatenate([impossible for _, impossible in groups])
+  wins_GG = np.empty((n, n))  # of the impossible videos of a column over the possible of a row
+  for row, (possible, _) in enumerate(groups):
+    below = (np.sign(impossible_M[None] - possible[:, None]) + 1).sum(0) / 2
+    wins_GG[row] = np.add.reduceat(below, ends)
+  times_DG = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(float)
+  won_D = np.einsum("dg,dg->d", times_DG @ wins_GG, times_DG)
+  low, high = np.quantile(
+    won_D / np.prod(times_DG @ sizes, axis=1), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+  )
   return float(low), float(high)
 
 

@@ -60,8 +60,8 @@ def _how(facts: Mapping[str, Any]) -> str:
     f"Windows of {amounts['window']} frames, {amounts['stride']} from one to the next; contexts of"
     f" {', '.join(map(str, amounts['contexts']))} frames. Surprise is nats per token of what"
     f" follows the context ({facts['context']}: {facts['how']}), and the {facts['aggregate']} over"
-    f" windows. Intervals are of 95 %: Wilson's of groups and pairs, a bootstrap over groups of the area,"
-    f" Student's t over groups of the difference.{skipped}"
+    f" windows. Intervals are of 95 %: Wilson's of groups and pairs, a bootstrap over groups"
+    f" of the area, Student's t over groups of the difference.{skipped}"
   )
 
 

@@ -29,6 +29,7 @@ POSSIBLE = (True, False, True, False)
 PAIR = (0, 0, 1, 1)
 _SPEED = (0.05, 0.085)  # of a side, a frame: as `Scene` has it
 _RADIUS = (0.22, 0.30)
+_REACH = 1.21  # radii that a shape extends to: the corner of a square
 _MARGIN = 0.04  # by which a screen is wider than what it hides
 _WALL = 0.06  # half of its width
 _TRAVEL = 0.6  # of a side: farther, an object comes to the wall from behind
@@ -128,7 +129,7 @@ def _changes(
     image_NHW3 = background_NHW3.copy()
     synthetic.paint(image_NHW3, path, look.shape, look.texture, rgb_N3, shown_N)
     if screen:
-      half = radius + speed / 2 + _MARGIN
+      half = _REACH * radius + speed / 2 + _MARGIN
       _bar(image_NHW3, centre, half, _SCREEN_RGB, is_x=is_x)
     out.append(image_NHW3)
   return np.stack(out)
@@ -149,7 +150,7 @@ def _walls(
   speed, across, centre = min(rng.uniform(*_SPEED), fastest), rng.uniform(), rng.uniform()
   is_x, sign = bool(rng.integers(2)), rng.choice([-1, 1])
   since_N = speed * (time_N - change)
-  touch = _WALL + radius
+  touch = _WALL + _REACH * radius
   passes_N, turns_N = since_N - touch, -np.abs(since_N) - touch
   rng_state = rng.bit_generator.state
   out = []

@@ -20,6 +20,7 @@ from totojax.jobs.generate import prompts
 from totojax.storage import objects, outside, reading
 
 _RESAMPLE = "bicubic"  # as the clips of training
+_INTPHYS = 99  # of IntPhys's 100 frames V-JEPA's loader takes these by the step, rounded down
 _SQUASHED = ("inflevel",)  # whole frames, whatever their ratio
 
 
@@ -71,9 +72,8 @@ def find(
     step = data.frame_step or sources.STEPS.get(data.set, 1)
     fit = data.fit or ("squash" if data.set in _SQUASHED else "crop")
     prepare = _Squash(size_px, _RESAMPLE) if fit == "squash" else augment.Resize(size_px, _RESAMPLE)
-    # IntPhys's loader leaves the last frames out (docs/generation.md).
-    shorter = data.set in ("intphys", "intphys_test")
-    load = functools.partial(_read, step=step, prepare=prepare, shorter=shorter)
+    most = _INTPHYS // step if data.set in ("intphys", "intphys_test") else None
+    load = functools.partial(_read, step=step, prepare=prepare, most=most)
     groups = [Group(one.id, one.kinds, functools.partial(load, one)) for one in found]
   return [groups[n] for n in prompts.spread(len(groups), data.groups)], skipped
 
@@ -117,7 +117,7 @@ class _Squash(augment.Resize):
 
 
 def _read(
-  group: sources.Group, *, step: int, prepare: augment.Resize, shorter: bool
+  group: sources.Group, *, step: int, prepare: augment.Resize, most: int | None
 ) -> list[Clip] | items.Skipped:
   """The videos of a group of files, or why there are none."""
   try:
@@ -125,10 +125,7 @@ def _read(
     firsts = _firsts(group.videos, [one.count for one in opened])
     frames, digests = [], []
     for video, one, first in zip(group.videos, opened, firsts):
-      last = one.count - 1 if shorter else one.count
-      picked = list(range(first, last, step))
-      if shorter:
-        picked = picked[: last // step]
+      picked = list(range(first, one.count, step))[:most]
       if not picked:
         return items.Skipped(group.id, f"{video.id} has {one.count} frames, and none is left")
       pixels, marks = one.read(picked, prepare)
