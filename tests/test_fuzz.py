@@ -499,12 +499,12 @@ def make_intphys(path):
 
 def read_physics(name):
   def read(path):
-    table = str(path / "l.csv") if (path / "l.csv").exists() else ""
+    table = str(path / "l.csv") if name in ("csv", "inflevel") else ""
     groups, skipped = physics.list_groups(name, str(path), table)
     frames = [
-      [os.path.basename(frame) for frame in physics.frames_of(video.path)]
+      [os.path.basename(frame) for frame in physics.frames_of(shown.path)]
       for group in groups
-      for video in group.videos
+      for shown in group.videos
       if name == "intphys"
     ]
     return [plain(groups), len(skipped), frames]
@@ -515,20 +515,20 @@ def read_physics(name):
 def physics_shows(path, value, sound):
   """Each label stands in the table, in the row of its video; of IntPhys in its status.json."""
   groups = value[0]
-  for video in (video for group in groups for video in group["videos"]):
-    name = os.path.basename(video["path"])
+  for shown in (one for group in groups for one in group["videos"]):
+    name = os.path.basename(shown["path"])
     if name == "scene":
-      status = pathlib.Path(video["path"]).parent / "status.json"
+      status = pathlib.Path(shown["path"]).parent / "status.json"
       if status.exists():
         told = json.loads(status.read_text(encoding="utf-8-sig"))["header"]["is_possible"]
-        if told is not video["is_possible"]:
-          return f"{video['id']} is said to be {told}"
+        if told is not shown["is_possible"]:
+          return f"{shown['id']} is said to be {told}"
       continue
     (table,) = (p for p in (path / "l.csv", path / "metadata.csv") if p.exists())
     rows = [r for r in table.read_text("utf-8-sig").splitlines() if name.split(".")[0] in r]
-    words = ("mpossible", "0") if video["is_possible"] is False else ("ossible", "1")
+    words = ("mpossible", "0") if shown["is_possible"] is False else ("ossible", "1")
     if not any(word in row for row in rows for word in words):
-      return f"{video['id']} is in no row so"
+      return f"{shown['id']} is in no row so"
   return "legal"
 
 
