@@ -90,7 +90,9 @@ class EncoderFiles(Section):
 
   train: str = field("", "folder or file of the training items")
   validation: str = field("", "the same of the held-out ones")
-  evaluations: Mapping[str, str] = field({}, "name -> the same of a further held-out list")
+  evaluations: Mapping[str, str] | None = field(
+    None, "name -> the same of a further held-out list", optional=True
+  )
 
 
 @section("head")

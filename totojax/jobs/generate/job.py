@@ -119,7 +119,7 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
 
 def _write_array(path: epath.Path, array: np.ndarray) -> None:
   buffer = io.BytesIO()
-  np.save(buffer, array)
+  np.lib.format.write_array(buffer, array)
   files.write_bytes(path, buffer.getvalue())
 
 

@@ -220,7 +220,7 @@ def encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   """
   files = {}
   for name, paths in encoders.items():
-    splits = {"train": paths.train, "validation": paths.validation, **paths.evaluations}
+    splits = {"train": paths.train, "validation": paths.validation, **(paths.evaluations or {})}
     files[name] = {split: feature_files.read(path) for split, path in splits.items()}
     kinds = {split: (one.layers, one.features_ML.shape[2:]) for split, one in files[name].items()}
     if len(set(kinds.values())) > 1:
