@@ -58,6 +58,7 @@ from totojax.data.sources import (
   items,
   kinetics,
   listings,
+  physics,
   real,
   ssv2,
   tars,
@@ -449,6 +450,85 @@ def list_shows(path, value, sound):
     ]
     if not any(told[n].lstrip("+") and int(told[n]) == label for n in names):
       return f"{file} with label {label} is in no line"
+  return "legal"
+
+
+_PHYSICS = {  # set -> its table and what stands in it, files that are there
+  "csv": (
+    "l.csv",
+    "path,group,label,pair,kind\na.mp4,1,possible,x,fall\nb.mp4,1,impossible,x,fall\n",
+    ("a.mp4", "b.mp4"),
+  ),
+  "intphys_test": ("task.txt", "O1/0001/1\nO2/0003/4\n", ()),
+  "intphys2": (
+    "metadata.csv",
+    "name,SceneIndex,type,condition,env\na,0,1_Possible,solidity,None\n"
+    "b,0,1_Impossible,solidity,None\n",
+    ("Videos/a.mp4", "Videos/b.mp4"),
+  ),
+  "inflevel": (
+    "l.csv",
+    ",".join(
+      f"vid{n}_{c}"
+      for n in (1, 2)
+      for c in ("path", *(f"{e}_priming_{k}" for k in (1, 2) for e in ("start", "end")), "label")
+    )
+    + "\ngravity/a.mp4,0,1,2,3,possible,gravity/b.mp4,0,1,2,5.0,impossible\n",
+    ("gravity/a.mp4", "gravity/b.mp4"),
+  ),
+}
+
+
+def make_physics(name):
+  def make(path):
+    table, text, names = _PHYSICS[name]
+    touched(path, *names)
+    (path / table).write_text(text)
+
+  return make
+
+
+def make_intphys(path):
+  for number in range(1, 5):
+    folder = path / "O1/01" / str(number)
+    (folder / "scene").mkdir(parents=True)
+    (folder / "scene/scene_001.png").write_bytes(png(number))
+    status = {"header": {"is_possible": number < 3, "masks": {"sky": 0}}}
+    (folder / "status.json").write_text(json.dumps(status))
+
+
+def read_physics(name):
+  def read(path):
+    table = str(path / "l.csv") if name in ("csv", "inflevel") else ""
+    groups, skipped = physics.list_groups(name, str(path), table)
+    frames = [
+      [os.path.basename(frame) for frame in physics.frames_of(shown.path)]
+      for group in groups
+      for shown in group.videos
+      if name == "intphys"
+    ]
+    return [plain(groups), len(skipped), frames]
+
+  return read
+
+
+def physics_shows(path, value, sound):
+  """Each label stands in the table, in the row of its video; of IntPhys in its status.json."""
+  groups = value[0]
+  for shown in (one for group in groups for one in group["videos"]):
+    name = os.path.basename(shown["path"])
+    if name == "scene":
+      status = pathlib.Path(shown["path"]).parent / "status.json"
+      if status.exists():
+        told = json.loads(status.read_text(encoding="utf-8-sig"))["header"]["is_possible"]
+        if told is not shown["is_possible"]:
+          return f"{shown['id']} is said to be {told}"
+      continue
+    (table,) = (p for p in (path / "l.csv", path / "metadata.csv") if p.exists())
+    rows = [r for r in table.read_text("utf-8-sig").splitlines() if name.split(".")[0] in r]
+    words = ("mpossible", "0") if shown["is_possible"] is False else ("ossible", "1")
+    if not any(word in row for row in rows for word in words):
+      return f"{shown['id']} is in no row so"
   return "legal"
 
 
@@ -992,6 +1072,13 @@ READERS: dict[str, Reader] = {
   ),
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
+  "intphys": Reader(make_intphys, read_physics("intphys"), ("O1/01/*/status.json",), physics_shows),
+  **{
+    f"physics_{name}": Reader(
+      make_physics(name), read_physics(name), (_PHYSICS[name][0],), physics_shows
+    )
+    for name in _PHYSICS
+  },
   "ucf101": Reader(make_ucf101, read_ucf101, ("*.txt",), ucf101_shows),
   "imagenet": Reader(make_imagenet, read_imagenet, ("*.csv",), imagenet_shows),
   "imagenet_kit": Reader(make_imagenet_kit, read_imagenet, ("meta.mat", "*.txt"), imagenet_shows),

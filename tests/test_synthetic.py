@@ -129,7 +129,7 @@ def test_a_scene_of_few_kinds_has_only_these():
   assert {c.motion for c in clips} == {3, 2}
 
 
-def _path(motion: str, frames: int = 12) -> synthetic._Path:
+def _path(motion: str, frames: int = 12) -> synthetic.Path:
   time_N = np.arange(frames, dtype=np.float32)
   rng = np.random.default_rng(0)
   return synthetic._path(rng, motion, (0.2, 0.2), (0.05, 0.085), time_N)

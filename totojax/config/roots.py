@@ -27,6 +27,7 @@ ROOTS: Mapping[str, str] = {
   "pretrain": "pretrain:Pretrain",
   "validate": "pretrain:Validate",
   "generate": "generate:Generate",
+  "surprise": "surprise:Surprise",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -64,6 +64,7 @@ JOBS: Mapping[str, Job] = {
   "pretrain": Job("pretrain:run", shared=True),
   "validate": Job("validate:run", shared=True),
   "generate": Job("generate.job:run"),
+  "surprise": Job("surprise.job:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),

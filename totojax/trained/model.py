@@ -3,6 +3,7 @@
   m = totojax.load("runs/demo/pretrain")
   f = m.features(frames, layer=4)
   v = m.generate(frames, new_frames=8)
+  s = m.surprise(frames)
 
 Where the tokenizer makes one latent frame of several frames, features are of
 latent frames: that of frame t is at `m.latents.latent_frame(t)`. Of one with
@@ -15,6 +16,7 @@ S the model's own side.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import os
 from typing import Any, TYPE_CHECKING
@@ -270,6 +272,80 @@ class Pretrained:
     out = out[:, 0] if samples is None else out
     return out[0] if frames.ndim == 4 else out
 
+  def surprise(self, frames: np.ndarray, *, rows: int = 8) -> np.ndarray:
+    """How unlikely each token of videos is, given all before it.
+
+    Args:
+      frames: uint8, videos [R, T, H, W, 3] or one [T, H, W, 3], of any size, as
+        `features` takes them.
+      rows: videos at a time.
+
+    Returns:
+      float32 nats [R, N, G, G] ([R, N, G, G, K] of several codes a place), those
+      of the first latent frame given nothing; of one video without R.
+
+    Raises:
+      ValueError: another shape or type, more frames than the model's window, or
+        a model of patches or one that gives NaN.
+    """
+    frames = np.asarray(frames)
+    clips_RTHW3 = _clips(frames, "video")
+    self._check_amount(clips_RTHW3.shape[1], self.frames, "frames")
+    self._check_continues()
+    nll_RNP = self.nll_of_codes(self.codes(clips_RTHW3), rows=rows)
+    nll = nll_RNP.reshape(*nll_RNP.shape[:2], *self.run.model.spec.frame_shape)
+    return nll[0] if frames.ndim == 4 else nll
+
+  def nll_of_codes(self, codes_RNP: np.ndarray, *, rows: int = 8) -> np.ndarray:
+    """float32 nats [R, N, P] of the codes of videos, each given all before it.
+
+    Raises:
+      ValueError: as `surprise`, or a code that the model does not have.
+    """
+    self._check_amount(codes_RNP.shape[1], self.run.model.spec.frames, "latent frames")
+    spec, program = self._losses(codes_RNP.shape[1])
+    # A program for each power of two: what is missing is padding.
+    rows = min(rows, 1 << max(len(codes_RNP) - 1, 0).bit_length())
+    rows, parts = -(-rows // self._layout.ways) * self._layout.ways, []
+    for start in range(0, len(codes_RNP), rows):
+      some = codes_RNP[start : start + rows]
+      tokens_BR = np.full((rows, spec.row_tokens), sequence.PAD, np.int32)
+      for row_R, codes_NP in zip(tokens_BR, some):
+        row_R[:] = sequence.build(codes_NP, kind="video", spec=spec)
+      nll_BT, _ = program(self._all, {"tokens": tokens_BR})
+      parts.append(np.asarray(nll_BT)[: len(some), : spec.visual_tokens].reshape(some.shape))
+    nll_RNP = np.concatenate(parts)
+    if not np.isfinite(nll_RNP).all():
+      raise ValueError(
+        f"{self.run.path} gives losses that are NaN or infinite; its parameters have diverged: use"
+        " another checkpoint or run"
+      )
+    return nll_RNP
+
+  @functools.cached_property
+  def _all(self) -> Any:
+    """All parameters, as training has them; read when first needed."""
+    return backbone.read(self.run, backbone.causal(self.run.model), self._layout)
+
+  @functools.cached_property
+  def _losses(self) -> Callable[[int], tuple[sequence.SequenceSpec, Callable[..., Any]]]:
+    """Latent frames -> their sequence, and (parameters, rows) -> nats of all targets."""
+    from totojax import assembly
+    from totojax.tasks import pretrain as task_lib
+
+    parametrisation = assembly.parametrisation(self.run.config)
+
+    @functools.cache
+    def of(frames: int) -> tuple[sequence.SequenceSpec, Callable[..., Any]]:
+      model = backbone.for_clips(backbone.causal(self.run.model), frames=frames)
+      # Chunks need not divide these lengths; without gradients little is gained by them.
+      model = model.clone(compute=dataclasses.replace(model.compute, loss_chunk=0))
+      spec = dataclasses.replace(model.spec, train_end=False)
+      task = task_lib.Pretrain(model.clone(spec=spec), parametrisation)
+      return spec, assembly.everywhere(task.per_target, self._layout)
+
+    return of
+
   def decoder(
     self, *, frames: int, sampling: "Sampling", window: "Window"
   ) -> "generate_lib.Decoder":
@@ -297,8 +373,8 @@ class Pretrained:
   def _check_continues(self) -> None:
     if self.run.patches is not None:
       raise ValueError(
-        f"{self.run.path} reads patches of pixels, of which none can be drawn; videos are continued"
-        " by a model of tokens"
+        f"{self.run.path} reads patches of pixels, of which none can be drawn and none has a"
+        " likelihood; name a model of tokens"
       )
 
   @functools.cached_property

@@ -28,7 +28,7 @@ TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
 _TURNING = TEXTURES[:3]
 
 # Few colours, so that a vocabulary of some hundred codes can draw the scenes.
-_OBJECT_RGB = np.array([(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32)
+OBJECT_RGB = np.array([(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32)
 _BACKGROUND_RGB = np.array(
   [[(28, 28, 34), (90, 90, 100)], [(225, 220, 210), (160, 150, 135)]], np.float32
 )
@@ -36,7 +36,7 @@ _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
 _SHADE = 0.55  # the darker of an object's two tones
 
 # Sizes and speeds are fractions of the frame side, times are frames.
-_SMALL_RADIUS = (0.12, 0.15)
+SMALL_RADIUS = (0.12, 0.15)
 _ORBIT_RADIUS = (0.16, 0.24)
 _ORBIT_PERIOD = (10.0, 16.0)
 _SWING_REACH = (0.18, 0.28)
@@ -63,7 +63,7 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Path:
+class Path:
   """Place (fractions of the frame), radius and angle at each frame."""
 
   x_N: np.ndarray
@@ -102,7 +102,7 @@ def render(config: SyntheticConfig, index: int) -> Clip:
   shape = int(rng.integers(len(SHAPES)))
   motion = config.moves[rng.integers(len(config.moves))]
   time_N = np.arange(config.frames, dtype=np.float32)
-  image_NHW3 = _background(rng, config, time_N)
+  image_NHW3 = background(rng, config, time_N)
   small = int(rng.integers(config.objects))
   front = int(rng.integers(small + 1))  # small ones in front of the large one
   for layer in range(small + 1):
@@ -111,7 +111,7 @@ def render(config: SyntheticConfig, index: int) -> Clip:
       _draw(rng, image_NHW3, path, SHAPES[shape], _TURNING)
     else:
       other = config.moves[rng.integers(len(config.moves))]
-      path = _path(rng, other, _SMALL_RADIUS, config.speed, time_N)
+      path = _path(rng, other, SMALL_RADIUS, config.speed, time_N)
       kind = SHAPES[rng.integers(len(SHAPES))]
       _draw(rng, image_NHW3, path, kind, TEXTURES)
   if rng.random() < config.occluder_frac:
@@ -126,7 +126,7 @@ def _path(
   radius_range: tuple[float, float],
   speed_range: tuple[float, float],
   time_N: np.ndarray,
-) -> _Path:
+) -> Path:
   """Where an object is; every motion has the same law at any one frame."""
   x, y, angle, phase = rng.uniform(0, [1, 1, 2 * np.pi, 2 * np.pi])
   radius = rng.uniform(*radius_range)
@@ -159,7 +159,7 @@ def _path(
     case "pulse":
       phase_N = 2 * np.pi / rng.uniform(*_PULSE_PERIOD) * time_N
   radius_N = radius * (1 + _PULSE * np.sin(phase + phase_N))
-  return _Path(x_N, y_N, radius_N, angle_N)
+  return Path(x_N, y_N, radius_N, angle_N)
 
 
 def _wrapped(offset: np.ndarray) -> np.ndarray:
@@ -167,7 +167,7 @@ def _wrapped(offset: np.ndarray) -> np.ndarray:
   return (offset + 0.5) % 1.0 - 0.5
 
 
-def _axis(size_px: int) -> np.ndarray:
+def axis_of(size_px: int) -> np.ndarray:
   """Pixel centres as fractions of the side."""
   return ((np.arange(size_px) + 0.5) / size_px).astype(np.float32)
 
@@ -175,15 +175,36 @@ def _axis(size_px: int) -> np.ndarray:
 def _draw(
   rng: np.random.Generator,
   image_NHW3: np.ndarray,
-  path: _Path,
+  path: Path,
   shape: str,
   textures: tuple[str, ...],
 ) -> None:
   """Draws one object with one of the textures into the image, in place."""
   texture = textures[rng.integers(len(textures))]
-  bright_3 = _OBJECT_RGB[rng.integers(len(_OBJECT_RGB))]
+  bright_3 = OBJECT_RGB[rng.integers(len(OBJECT_RGB))]
+  paint(image_NHW3, path, shape, texture, bright_3)
+
+
+def paint(
+  image_NHW3: np.ndarray,
+  path: Path,
+  shape: str,
+  texture: str,
+  bright_N3: np.ndarray,
+  shown_N: np.ndarray | float = 1.0,
+) -> None:
+  """Draws an object into the image, in place.
+
+  Args:
+    image_NHW3: float32 pixels.
+    path: where it is.
+    shape: one of `SHAPES`.
+    texture: one of `TEXTURES`.
+    bright_N3: its colour, [3] or at each frame.
+    shown_N: 1.0 in frames that it is in, else 0.0.
+  """
   size_px = image_NHW3.shape[1]
-  axis = _axis(size_px)
+  axis = axis_of(size_px)
   dx_NW = _wrapped(axis[None] - path.x_N[:, None]).astype(np.float32)
   dy_NH = _wrapped(axis[None] - path.y_N[:, None]).astype(np.float32)
   radius_N11 = path.radius_N[:, None, None].astype(np.float32)
@@ -194,14 +215,15 @@ def _draw(
   u_NHW = (cos_N11 * dx_N1W + sin_N11 * dy_NH1) / radius_N11
   v_NHW = (cos_N11 * dy_NH1 - sin_N11 * dx_N1W) / radius_N11
   pixels_N11 = radius_N11 * size_px
-  alpha_NHW = _coverage(_distance(u_NHW, v_NHW, shape) * pixels_N11)
-  light_NHW = _coverage(_pattern(u_NHW, v_NHW, texture) * pixels_N11)
+  alpha_NHW = coverage(_distance(u_NHW, v_NHW, shape) * pixels_N11)
+  alpha_NHW *= np.reshape(np.asarray(shown_N, np.float32), (-1, 1, 1))
+  light_NHW = coverage(_pattern(u_NHW, v_NHW, texture) * pixels_N11)
   tone_NHW = alpha_NHW * (_SHADE + (1 - _SHADE) * light_NHW)
   image_NHW3 *= 1 - alpha_NHW[..., None]
-  image_NHW3 += tone_NHW[..., None] * bright_3
+  image_NHW3 += tone_NHW[..., None] * np.reshape(bright_N3, (-1, 1, 1, 3))
 
 
-def _coverage(distance_px: np.ndarray) -> np.ndarray:
+def coverage(distance_px: np.ndarray) -> np.ndarray:
   """Share of a pixel inside an edge at a signed distance (negative inside)."""
   return np.clip(0.5 - distance_px, 0.0, 1.0)
 
@@ -240,9 +262,7 @@ def _pattern(u: np.ndarray, v: np.ndarray, texture: str) -> np.ndarray:
   raise ValueError(f"texture {texture!r} is unknown; use one of {TEXTURES}")
 
 
-def _background(
-  rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray
-) -> np.ndarray:
+def background(rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray) -> np.ndarray:
   """float32 [frames, size, size, 3]; periodic, so that it can move."""
   kinds = config.backgrounds or BACKGROUNDS
   kind = kinds[rng.integers(len(kinds))]
@@ -251,7 +271,7 @@ def _background(
   heading = rng.integers(4) * np.pi / 2
   pans = rng.random() < config.pan_frac
   rate = rng.uniform(*config.speed) if pans else 0.0
-  axis = _axis(config.size_px)
+  axis = axis_of(config.size_px)
   x_NW = axis[None] + shift_2[0] + np.cos(heading) * rate * time_N[:, None]
   y_NH = axis[None] + shift_2[1] + np.sin(heading) * rate * time_N[:, None]
   x_N1W = (2 * np.pi * x_NW[:, None, :]).astype(np.float32)
@@ -290,7 +310,7 @@ def _occlude(rng: np.random.Generator, image_NHW3: np.ndarray) -> None:
   half_px = 0.5 * size_px * rng.uniform(*_OCCLUDER_WIDTH)
   centre_px = size_px * rng.uniform(0.2, 0.8)
   pixel = np.arange(size_px) + 0.5
-  alpha = _coverage(np.abs(pixel - centre_px) - half_px).astype(np.float32)
+  alpha = coverage(np.abs(pixel - centre_px) - half_px).astype(np.float32)
   across = rng.integers(2)
   alpha = alpha[None, :, None, None] if across else alpha[None, None, :, None]
   image_NHW3 *= 1 - alpha

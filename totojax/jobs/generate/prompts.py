@@ -129,7 +129,7 @@ def _files(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: i
       listing = folder.list_items(path, "", kind="video", class_folders=False)
     except ValueError as error:
       raise ConfigError(f"prompt.path: {error}") from error
-    items = [listing.items[i] for i in _spread(len(listing.items), config.prompt.clips)]
+    items = [listing.items[i] for i in spread(len(listing.items), config.prompt.clips)]
   stride, fps = _rate(run)
   spec = video.ClipSpec(
     frames=amounts.given + amounts.new,
@@ -155,7 +155,7 @@ def _rate(run: backbone.Trained) -> tuple[int, float]:
   return _STRIDE_FRAMES, _FPS
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
   """Places of at most so many of `count`, evenly; 0: of all."""
   wanted = min(most, count) if most else count
   return np.linspace(0, count - 1, wanted).astype(int).tolist()
@@ -199,7 +199,7 @@ def _of_store(
   store: store_lib.Store, model: pretrained.Pretrained, amounts: Amounts, most: int
 ) -> Iterator[Clip]:
   head, latents = store.manifest, model.latents
-  records = _spread(len(store), most)
+  records = spread(len(store), most)
   ids = store.ids() if head.ids else None
   longest = amounts.given + amounts.new
   for first in range(0, len(records), _AT_A_TIME):

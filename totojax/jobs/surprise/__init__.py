@@ -1,0 +1,1 @@
+"""`run = "surprise"`: whether impossible videos surprise a model more than possible ones."""
