@@ -11,7 +11,8 @@ sequence it has; of other models of visual tokens name them, and their rows:
   --config.importing.specials='(-1,-1,-1,-1)' \
   --config.importing.grid=16 --config.importing.frames=16
 
-A model of text gives its blocks alone: --config.importing.codes_at=-1. EasyLM's
+A model of text gives its blocks alone, for tokens that it is to learn:
+--config.importing.codes_at=-1 with tokenizer, grid and frames as above. EasyLM's
 tensors under transformers' names have --config.importing.layout=neighbours.
 """
 

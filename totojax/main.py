@@ -100,7 +100,8 @@ class Interrupt:
     for name, what in ("lease", "work directory"), ("peers", "other processes"):
       waits = sys.modules.get(f"totojax.rundir.{name}")
       if waits is not None and waits.waiting:  # nothing is begun that could be lost
-        print(f"totojax: stopped while it waited for the {what}", file=sys.stderr)
+        # The signal may have come within a print, which cannot be entered again.
+        os.write(sys.stderr.fileno(), f"totojax: stopped while it waited for the {what}\n".encode())
         raise SystemExit(0)
 
   def __call__(self, step: int) -> bool:

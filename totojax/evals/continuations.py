@@ -22,6 +22,9 @@ MOST_DB = 100.0
 _PEAK = 255.0
 
 
+SHARES = frozenset(["accuracy", "change"])  # measures that no interval leaves 0 to 1 for
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
   """A mean over clips, with the ends of its 95 % interval (Student's t)."""
@@ -136,9 +139,13 @@ class Table:
 
   def means(self) -> dict[str, dict[str, Any]]:
     """ "OF/MEASURE" -> `Interval` over clips of their means over frames."""
-    found = {
-      f"{of}/{measure}": Interval.of(_means(clips)) for (of, measure), clips in self._values.items()
-    }
+    found = {}
+    for (of, measure), clips in self._values.items():
+      interval = Interval.of(_means(clips))
+      if measure in SHARES and interval.low is not None and interval.high is not None:
+        ends = {"low": max(interval.low, 0.0), "high": min(interval.high, 1.0)}
+        interval = dataclasses.replace(interval, **ends)
+      found[f"{of}/{measure}"] = interval
     return {name: dataclasses.asdict(interval) for name, interval in found.items()}
 
   def compared(self, measure: str, one: str, other: str) -> dict[str, Any] | None:

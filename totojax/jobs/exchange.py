@@ -241,7 +241,7 @@ def _tokens(
     raise ConfigError(
       f"config key importing.tokenizer is empty, and {where} does not say which it is, as that of"
       " an export of ours does; name the tokenizer whose codes the model has, or is to learn"
-      " (shipped-f8, a file)"
+      " (shipped, shipped-f8, a file)"
     )
   spec, fingerprint = model_config.SequenceSpec(), ""
   if isinstance(known, Mapping):

@@ -51,6 +51,14 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
     f" {facts['new_frames']} are made (orange bar), at temperature"
     f" {facts['sampling']['temperature']:g}, {facts['samples']} for each clip."
   )
+  known = facts.get("known_frames", {"least": 0, "new": 0})
+  if known["least"] < known["new"]:
+    claim += (
+      f" What follows is known for {known['least']} to {known['most']} of {known['new']} new frames"
+      " of a clip: what is compared is of these alone."
+    )
+  if facts.get("skipped"):
+    claim += f" {facts['skipped']:,} files gave no clip (skipped.csv)."
   text = page.paragraph(_verdict(facts)) + page.paragraph(claim, "soft")
   return text + figures + _table(facts)
 

@@ -103,9 +103,8 @@ def read_config(path: epath.PathLike, what: str) -> Pretrain:
   """
   values = directory.read_config(path)
   if values.get("run") != "pretrain":
-    raise ConfigError(
-      f'{path} is of run = "{values.get("run")}"; {what} is one of run = "pretrain"'
-    )
+    of = f'of run = "{values["run"]}"' if "run" in values else "no run directory"
+    raise ConfigError(f'{path} is {of}; {what} is one of run = "pretrain"')
   # Runs from before there was a key have its default.
   return schema.read(Pretrain, values, fill=True)
 

@@ -21,6 +21,7 @@ import numpy as np
 from totojax.models import layers, llama
 from totojax.storage import outside
 
+_READ = ("llama",)  # of transformers' model_type
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 _MATRICES = {  # ours -> Hugging Face's, Meta's
   ("attention", "query"): ("self_attn.q_proj", "attention.wq"),
@@ -188,6 +189,9 @@ def of_hugging_face(where: str, values: Mapping[str, Any], stored: Mapping[str, 
     Damaged: a setting is missing or of another type.
     ValueError: it is no LLaMA as ours is, or a tensor is missing or has another shape.
   """
+  named = values.get("model_type")
+  if isinstance(named, str) and named not in _READ:
+    raise ValueError(f"{where}: model_type is {named!r:.80}; read is {', '.join(_READ)}")
   got = outside.fields(_HuggingFace, where, _known(_HuggingFace, values))
   head_dim = got.hidden_size // max(got.num_attention_heads, 1)
   rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
@@ -197,7 +201,6 @@ def of_hugging_face(where: str, values: Mapping[str, Any], stored: Mapping[str, 
   rope = {"rope_type": rope.get("type", "default"), "rope_theta": base or 10_000.0} | dict(rope)
   rotary = outside.fields(_Rope, where, _known(_Rope, rope))
   wanted = {
-    "model_type": (got.model_type, "llama"),
     "hidden_act": (got.hidden_act, "silu"),
     "attention_bias": (got.attention_bias, False),
     "mlp_bias": (got.mlp_bias, False),

@@ -186,12 +186,20 @@ def _built(cls: Any, folder: pathlib.Path, *, kind: str, size_px: int) -> Any:
       use_safetensors=True,
       dtype=encoders.torch().float32,
       output_loading_info=True,
+      ignore_mismatched_sizes=True,  # it tells of them where nobody looks; below
     )
   except Exception as error:  # of many kinds, and of any of its files
     raise outside.Damaged(folder, error, "; copy the folder again") from error
   finally:
     lib.logging.set_verbosity(verbosity)
   family = _FAMILIES[kind]
+  if wrong := sorted(info["mismatched_keys"]):
+    name, stored, needed = wrong[0]
+    raise outside.Damaged(
+      folder,
+      f"{name} is {[*stored]}, and its config.json asks for {[*needed]}",
+      "; give weights and config.json of one model",
+    )
   lost = sorted(k for k in info["missing_keys"] if not k.startswith(family.unused))
   if lost:
     raise outside.Damaged(

@@ -91,9 +91,11 @@ def read(path: str) -> Features:
       " that writes them to its end, and give the folder of one split"
     )
   else:
+    beside = [child.name for child in files.children(epath.Path(path).parent) if child.is_dir()]
+    held = f" (its folder holds {', '.join(sorted(beside))})" if beside else ""
     raise ValueError(
-      f"there are no features at {path!r}; make them with configs/features.py"
-      " or give a .npz or .safetensors file"
+      f"there are no features at {path!r}{held}; make them with configs/features.py, whose"
+      " --config.source.val_frac=0.2 holds items out, or give a .npz or .safetensors file"
     )
   return _checked(path, arrays, ids, classes)
 

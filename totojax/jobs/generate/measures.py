@@ -61,6 +61,7 @@ def measure(
 ) -> Found:
   """Compares all clips with the truth and what needs no network; draws some."""
   table, drawn, notes = continuations.Table(), [], []
+  known = [min(max(len(c.codes_NP) - amounts.context, 0), amounts.further) for c in clips]
   predictors = _predictors(model.run, notes)
   files.make_folder(workdir / "videos")
   with console.tracking("measuring and drawing", unit="clips", total=len(clips)) as bar:
@@ -75,6 +76,7 @@ def measure(
   means = table.means()
   summary = {
     "metrics": means,
+    "known_frames": {"least": min(known), "most": max(known), "new": amounts.further},
     "model_less_copy": table.compared("loss", "model", "copy"),
     "drift": {
       f"{of}/{name}": drift
@@ -261,6 +263,14 @@ def _draw(
   }
 
 
+def truths(known_frames: Mapping[str, int]) -> str:
+  """For how many of the new (latent) frames there is a truth, where not for all."""
+  least, most, new = (known_frames[key] for key in ("least", "most", "new"))
+  if least == new:
+    return ""
+  return f"truth for {most if least == most else f'{least} to {most}'} of {new} new frames"
+
+
 def sentence(summary: Mapping[str, Any]) -> str:
   """What is said of it when the job ends."""
   metrics = summary["metrics"]
@@ -268,6 +278,8 @@ def sentence(summary: Mapping[str, Any]) -> str:
   if model is None:
     return "no frame after what was given is known: there is nothing to compare with"
   text = f"{model['n']} clips: {model['mean']:.4f} nats per visual token of the true next frames"
+  if told := truths(summary["known_frames"]):
+    text += f" ({told})"
   difference = summary["model_less_copy"]
   if difference is None:
     return text
