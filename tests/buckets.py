@@ -130,8 +130,13 @@ def gcs_proxy():
   proxy = proxies.Proxy()
   words = [str(_server._get_binary_path()), "-scheme", "http", "-backend", "memory"]
   words += ["-host", "127.0.0.1", "-port", "{port}", "-external-url", proxy.url]
-  with _emulator(proxy, words, "/storage/v1/b"):
+  with _emulator(proxy, words, "/storage/v1/b"), pytest.MonkeyPatch.context() as patch:
     _ask(proxy, "/storage/v1/b", json.dumps({"name": BUCKET}).encode())
+    # To the end of the process: a client that a thread opened between two tests
+    # would ask the real server, and TensorStore gives the clients of a bucket
+    # that come after it the same connection while it lives.
+    for name, value in _environment(proxy).items():
+      patch.setenv(name, value)
     yield proxy
 
 
@@ -152,12 +157,15 @@ def bucket(gcs_proxy, monkeypatch):
 
 
 def gcs_place(gcs_proxy: proxies.Proxy, monkeypatch: pytest.MonkeyPatch):
-  environment = {
+  yield from _place("gs", gcs_proxy, _environment(gcs_proxy), monkeypatch)
+
+
+def _environment(gcs_proxy: proxies.Proxy) -> dict[str, str]:
+  return {
     "TENSORSTORE_GCS_HTTP_URL": gcs_proxy.url,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "abc",
     "STORAGE_EMULATOR_HOST": gcs_proxy.url,  # for Google's own programs
   }
-  yield from _place("gs", gcs_proxy, environment, monkeypatch)
 
 
 @pytest.fixture
@@ -177,7 +185,7 @@ def _place(scheme, proxy, environment, monkeypatch):
   proxy.rules.clear()
   proxy.log.clear()
   family = {"gs": ("GOOGLE_", "TENSORSTORE_GCS", "STORAGE_"), "s3": ("AWS_",)}[scheme]
-  for name in [name for name in os.environ if name.startswith(family)]:
+  for name in [name for name in os.environ.keys() - environment if name.startswith(family)]:
     monkeypatch.delenv(name)  # the user's own
   for name, value in environment.items():
     monkeypatch.setenv(name, value)

@@ -20,6 +20,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Where in Python each operation comes from is in no program that is kept.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+# A test whose storage is away by mistake fails, and does not wait a quarter of an hour.
+os.environ.setdefault("TOTOJAX_STORAGE_TIMEOUT_S", "120")
 
 from absl import flags  # noqa: E402
 from buckets import bucket, data_place, gcs_proxy, local, place, s3_bucket, s3_proxy  # noqa: E402, F401
