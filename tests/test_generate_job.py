@@ -25,6 +25,8 @@ from totojax.trained import backbone, generate, model as pretrained
 VOCAB, GRID, SIZE = 64, temporal.GRID, temporal.SIZE
 CAUSAL = LatentSpec(frame_factor=4)
 FILE = """
+import sys
+sys.path.append({!r})
 import temporal
 from totojax.config.model import EACH_FRAME, LatentSpec
 
@@ -36,7 +38,7 @@ def tokenizer():
 def build(root, latents, frames=4):
   """A model that was never trained, of clips of pixels that are beside it."""
   file = root / "mine.py"
-  file.write_text(FILE.format(latents))
+  file.write_text(FILE.format(str(runs.ROOT / 'tests'), latents))
   tokens = frames * GRID * GRID * latents.codes
   spec = dict(
     frames=frames,

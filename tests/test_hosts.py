@@ -17,6 +17,7 @@ import probes
 import pytest
 import runs
 import stores
+import test_generate_job
 
 from totojax import checkpoint, jobs, rundir, sequence
 from totojax.data.store import store
@@ -211,6 +212,28 @@ def at_step(workdir, source, step: int) -> None:
   for path in (workdir / "checkpoints").iterdir():
     if path.name.isdigit() and int(path.name) > step:
       shutil.rmtree(path)
+
+
+@pytest.mark.slow
+def test_two_hosts_go_on_with_videos_as_one_does(tmp_path):
+  from totojax.config.model import EACH_FRAME
+
+  run, tokenizer = test_generate_job.build(tmp_path, EACH_FRAME)
+  words = [
+    f"--config.model_run={run}",
+    f"--config.tokenizer={tokenizer}",
+    f"--config.prompt.store={tmp_path / 'pixels'}",
+    "--config.samples=3",
+    "--config.rows=4",
+    "--config.output.codec=",
+  ]
+  command = lambda name: runs.command("configs/generate.py", tmp_path / name, *words)
+  one = runs.finish(runs.start(command("one"), DEVICES))
+  outputs = finish(start_hosts(command("two"), 2, DEVICES))
+  assert "nats per visual token" in one and "nats per visual token" in outputs[0]
+  for name in ("tokens.npy", "truth.npy", "metrics.csv"):
+    assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+  assert not (tmp_path / "two" / "parts").exists()
 
 
 @pytest.mark.slow

@@ -126,5 +126,5 @@ class Generate(Job):
   samples: int = field(1, "of each clip", at_least=1, at_most=10_000)
   sampling: Sampling = field(Sampling(), "how a token is chosen")
   window: Window = field(Window(), "of longer videos")
-  rows: int = field(32, "videos at a time, of a device", at_least=1)
+  rows: int = field(32, "videos at a time, spread over the devices", at_least=1)
   output: Output = field(Output(), "what is drawn")

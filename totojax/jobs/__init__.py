@@ -63,7 +63,7 @@ JOBS: Mapping[str, Job] = {
   "tokens_report": Job("tokens_report:run"),
   "pretrain": Job("pretrain:run", shared=True),
   "validate": Job("validate:run", shared=True),
-  "generate": Job("generate.job:run"),
+  "generate": Job("generate.job:run", shared=True),
   "surprise": Job("surprise.job:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),

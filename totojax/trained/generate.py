@@ -451,7 +451,7 @@ def _compiled(
     return jax.vmap(one)(item_B, draw_B)
 
   row, no = PartitionSpec(_ROWS), PartitionSpec()
-  carry = (row, _cache_spec(model))
+  carry_spec = (row, _cache_spec(model))
 
   def program(function, ins, outs, **options):
     if mesh is not None:
@@ -459,10 +459,17 @@ def _compiled(
       function = jax.shard_map(function, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
     return jax.jit(function, **options)
 
+  def told(*args):
+    """A frame, whose facts every process can read."""
+    carry, facts = program(frame, (no, carry_spec, row, row, no, no), (carry_spec, row))(*args)
+    if mesh is not None:
+      facts = jax.lax.with_sharding_constraint(facts, NamedSharding(mesh, no))
+    return carry, facts
+
   return _Programs(
-    start=program(start, (no, row), carry),
-    frame=program(frame, (no, carry, row, row, no, no), (carry, row), donate_argnums=1),
-    forget=program(forget, (no, carry, row), carry, donate_argnums=1),
+    start=program(start, (no, row), carry_spec),
+    frame=jax.jit(told, donate_argnums=1),
+    forget=program(forget, (no, carry_spec, row), carry_spec, donate_argnums=1),
     keys=program(keys, (no, row, row), row),
   )
 

@@ -13,12 +13,14 @@ Shapes: R clips, K samples of a clip, B videos of a batch, N latent frames, P
 tokens of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 from typing import Any
 
 from etils import epath
+import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from totojax import jobs
@@ -26,7 +28,7 @@ from totojax.config import schema
 from totojax.config.generate import Generate
 from totojax.jobs.generate import measures, prompts
 from totojax.report import page, video_sections
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, hosts
 from totojax.trained import backbone, continued, generate, model as pretrained
 
 _TRUTH = 2**32 - 1  # in place of a sample's number
@@ -87,11 +89,10 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   facts = {"model_run": str(source.path), "step": source.step, "tokenizer": tokenizer.fingerprint}
   directory.begin(workdir, config, **facts)
   backbone.check_same({**facts, "digest": source.digest, "clips": prompts.digest(clips)}, workdir)
-  prompts.write_skipped(workdir, skipped)
+  hosts.first(lambda: prompts.write_skipped(workdir, skipped))
   rows = _Rows.of(clips, amounts, config.samples)
   if not _make(rows, decoder, amounts, config, workdir, interrupted):
     return False
-  made = _assembled(rows, amounts, config, workdir)
   facts |= {
     "source": clips_source.name,
     "clips": len(clips),
@@ -104,6 +105,21 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     "window": schema.to_dict(config.window),
     "sampling": schema.to_dict(config.sampling),
   }
+  hosts.first(lambda: _finish(rows, clips, amounts, model, config, workdir, facts))
+  return True
+
+
+def _finish(
+  rows: _Rows,
+  clips: Sequence[prompts.Clip],
+  amounts: prompts.Amounts,
+  model: pretrained.Pretrained,
+  config: Generate,
+  workdir: epath.Path,
+  facts: Mapping[str, Any],
+) -> None:
+  """Measures and draws what lies in `parts/`, and removes that."""
+  made = _assembled(rows, amounts, config, workdir)
   truth_RNP = whole(clips, amounts)
   shape = model.run.model.spec.frame_shape
   _write_array(workdir / "tokens.npy", made.codes_RKNP.reshape(*made.codes_RKNP.shape[:3], *shape))
@@ -114,7 +130,6 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   page.write(workdir, about="continued videos", sections=video_sections.SECTIONS)
   files.remove(workdir / "parts")
   console.say(found.sentence)
-  return True
 
 
 def _write_array(path: epath.Path, array: np.ndarray) -> None:
@@ -140,13 +155,15 @@ def _make(
   interrupted: jobs.Interrupted,
 ) -> bool:
   """Makes the frames that are not on disk; False when interrupted."""
-  files.make_folder(workdir / "parts")
+  hosts.first(lambda: files.make_folder(workdir / "parts"))
   there = {path.name for path in files.children(workdir / "parts")}
   groups = _groups(rows, config)
   done = [
     next(n for n in range(amounts.further + 1) if _part(workdir, group, n).name not in there)
     for group in range(len(groups))
   ]
+  if jax.process_count() > 1:  # or one could see what another has just written
+    done = multihost_utils.broadcast_one_to_all(np.array(done)).tolist()
   sizes = [len(rows.clip_B[some]) for some in groups]
   total = sum(sizes) * amounts.further
   begun = sum(size * frames for size, frames in zip(sizes, done))
@@ -163,7 +180,8 @@ def _make(
       ):
         arrays = {"codes": frame.codes_BP, "nll": frame.nll_BP, "likeliest": frame.likeliest_BP}
         arrays = {name: array[: sizes[group]] for name, array in arrays.items()}
-        files.write_npz(_part(workdir, group, n), arrays)
+        if jax.process_index() == 0:
+          files.write_npz(_part(workdir, group, n), arrays)
         bar.advance(sizes[group])
         if interrupted(bar.done) and bar.done < total:
           return False
