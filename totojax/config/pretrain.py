@@ -41,6 +41,13 @@ class Validation(Section):
   rows: int = field(1024, "sequences of each; 0: all", at_least=0)
 
 
+@section("samples")
+class Samples(Section):
+  """Held-out videos that the model goes on with at each evaluation: DIR/samples."""
+
+  clips: int = field(0, "of the first store of videos; 0: none", at_least=0, at_most=64)
+
+
 @section("plan")
 class Plan(Section):
   """What `run = "plan"` of a pre-training config compiles for."""
@@ -85,6 +92,7 @@ class Pretrain(Job):
   train: Amount = field(Amount(), "how long")
   data: Data = field(Data(), "on what")
   validation: Validation = field(Validation(), "during training")
+  samples: Samples = field(Samples(), "that are drawn")
   every: training.Every = field(training.Every(), "how often")
   checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
   profile: training.Profile = field(training.Profile(), "what is traced")
@@ -109,14 +117,3 @@ class Pretrain(Job):
         "sequence.segments hides images from each other with a mask of attention, and"
         f" {self.architecture.capitalize()} has none; set it to False"
       )
-
-
-@section("", run="validate")
-class Validate(Job):
-  """`run = "validate"`: loss of a pre-trained model by position."""
-
-  model_run: str = field("", 'run directory of `run = "pretrain"`')
-  rows: int = field(0, "sequences of each source; 0: all", at_least=0)
-  validation: Mapping[str, str] | None = field(
-    None, "name -> held-out store, in place of the run's", optional=True
-  )

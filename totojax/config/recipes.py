@@ -142,6 +142,7 @@ def own(size: str) -> ConfigDict:
     c.validation.rows = 64
   else:  # may be too much for one device at a time
     c.train.microbatches = 0
+  c.samples.clips = 4
   c.from_stores = _FROM_STORES
   return c
 

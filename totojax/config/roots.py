@@ -25,7 +25,7 @@ ROOTS: Mapping[str, str] = {
   "official": "tokens:Official",
   "tokens_report": "tokens:TokensReport",
   "pretrain": "pretrain:Pretrain",
-  "validate": "pretrain:Validate",
+  "validate": "validate:Validate",
   "generate": "generate:Generate",
   "surprise": "surprise:Surprise",
   "audit": "studies:Audit",

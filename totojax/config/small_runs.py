@@ -65,6 +65,7 @@ def videos_to_report(
   model_run.data.train = {name: recipes.source("{workdir}/shards/train", 1.0)}
   model_run.data.validation = {name: "{workdir}/shards/val"}
   model_run.validation.rows = 64
+  model_run.samples.clips = 4
   return recipes.chain(
     clips=clips,
     tokenizer=encoder,

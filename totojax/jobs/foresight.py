@@ -22,6 +22,7 @@ from totojax.config import (
   schema,
   studies,
   tokens,
+  validate as validate_config,
 )
 from totojax.config.model import EACH_FRAME, LatentSpec, SequenceSpec
 from totojax.config.schema import ConfigError
@@ -302,7 +303,7 @@ def _sweep(stage: studies.SweepJob, folder: epath.Path, made: _Made) -> Iterator
       return
 
 
-def _validate(stage: pretrain_config.Validate, folder: epath.Path, made: _Made) -> Iterator[str]:
+def _validate(stage: validate_config.Validate, folder: epath.Path, made: _Made) -> Iterator[str]:
   stores = {f"validation.{name}": path for name, path in (stage.validation or {}).items()}
   yield from _tokens(stage.model_run, stores, made, ("vocab", "grid", *rows.LATENTS))
 

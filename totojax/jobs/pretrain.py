@@ -44,6 +44,10 @@ def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     from totojax.jobs import profiling
 
     training = profiling.traced(training, workdir, steps=config.profile.steps)
+  if config.samples.clips:
+    from totojax.jobs import samples
+
+    training = samples.drawn(training, config, workdir)
   _, finished = train.fit(training, workdir, interrupted=interrupted)
   return finished
 

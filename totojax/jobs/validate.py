@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from totojax import assembly, jobs, sharding
-from totojax.config.pretrain import Validate
+from totojax.config.validate import Validate
 from totojax.data.stream import rows
 from totojax.evals import baselines, loss_tables, val_loss
 from totojax.jobs import pretrain, stores

@@ -55,6 +55,7 @@ SECTIONS: tuple[page.Section, ...] = (
   ("Where in the video the loss is", model_sections.position_loss),
   ("", model_sections.group_loss),
   ("", video_sections.of_chain),
+  ("", video_sections.while_trained),
   ("What each layer knows", layer_sections.probes),
   ("What neighbours tell", layer_sections.all_neighbours),
   ("What the tokenizer keeps", token_sections.reconstructions),

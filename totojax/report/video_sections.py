@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from totojax.report import page, reading
+from totojax.rundir import files
 
 _SHOWN = 4  # clips of a chain's page
 _TITLE = "Continued videos"
@@ -98,6 +99,26 @@ def of_chain(folder: reading.RunFolder) -> str:
     return ""
   one = functools.partial(continued, prefix="generate/", shown=_SHOWN)
   return page.section(_TITLE, one, folder)
+
+
+def while_trained(folder: reading.RunFolder) -> str:
+  """The same clips, gone on with at the first, a middle and the last evaluation."""
+  place = "pretrain/samples"
+  paths = [path for path in files.children(folder.path / place) if path.suffix == ".webp"]
+  if not paths:
+    return ""
+  some = dict.fromkeys((paths[0], paths[(len(paths) - 1) // 2], paths[-1]))
+  figures = "".join(
+    page.figure(
+      page.picture(folder.bytes(f"{place}/{path.name}"), "webp", f"samples of step {path.stem}"),
+      f"After {int(path.stem):,} updates: on the left held-out clips, on the right what the model"
+      " makes of their first halves.",
+    )
+    for path in some
+  )
+  claim = f"The same clips and draws each time, {len(paths)} in all: {place}."
+  content = page.paragraph(claim, "soft") + figures
+  return page.section("While it was trained", lambda _: content, folder)
 
 
 SECTIONS: tuple[page.Section, ...] = ((_TITLE, continued),)
