@@ -2,14 +2,15 @@ r"""µP's multipliers: which start and which output suit a base model, on a lapt
 
   python -m totojax.main --config=configs/mup_search.py:tied
   python -m totojax.main --config=configs/mup_search.py:untied
-  python -m totojax.main --config=configs/mup_search.py:tied,check --workdir=runs/mup_check
+  python -m totojax.main --config=configs/mup_search.py:untied,check --workdir=runs/mup_check
 
 The first two render clips, make tokens of them with the tokenizer that ships
 with the package, and train the narrowest model (32 wide) with each set of
 multipliers at each rate: `plain` is the defaults of section mup, the others are
 drawn at random, in octaves, with a fixed seed. `sweep/report.html` ranks them.
-The third has `plain` beside `recipes.tuned_mup` at another width and with two
-other seeds. A search that is stopped goes on where it was.
+The third has `plain` beside `recipes.tuned_mup` at four times the width and with
+two other seeds; `untied,check,64` from a base model of that width in place of 32.
+A search that is stopped goes on where it was.
 """
 
 import random
@@ -24,14 +25,18 @@ RANGES = {"matrix": (-1, 0), "embedding": (-4, 0), "output": (-3, 3)}
 
 
 def get_config(what="tied"):
-  """`what`: tied or untied, and ",check" for `recipes.tuned_mup` elsewhere."""
-  head, comma, rest = what.partition(",")
-  if head not in ("tied", "untied") or (comma and rest != "check"):
-    raise ValueError(f"configs/mup_search.py:{what} is unknown; use tied or untied, or tied,check")
+  """`what`: tied or untied; ",check" for `recipes.tuned_mup` elsewhere, ",64" for its base."""
+  head, *rest = what.split(",")
+  base = rest[1] if rest[1:] else str(BASE)
+  if head not in ("tied", "untied") or rest[:1] not in ([], ["check"]) or not base.isdecimal():
+    raise ValueError(
+      f"configs/mup_search.py:{what} is unknown; use tied or untied, tied,check or tied,check,64"
+    )
+  base = int(base)
   pretrain = recipes.pretrain("tiny")
   pretrain.sequence.update(vocab=512, grid=4, frames=4, context=TOKENS)
   pretrain.model.update(depth=2, heads=4, tied=head == "tied")
-  pretrain.mup.update(on=True, base_width=BASE)
+  pretrain.mup.update(on=True, base_width=base)
   pretrain.compute.dtype = "float32"  # bf16 is no faster on a CPU
   pretrain.train.update(batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS))
   pretrain.optim.warmup_steps = STEPS // 10
@@ -39,10 +44,10 @@ def get_config(what="tied"):
   pretrain.data.validation = {"rendered": "{workdir}/shards/val"}
   pretrain.validation.rows = 128
   pretrain.every = recipes.every(log=5, evaluate=STEPS, checkpoint=STEPS)
-  width, seeds = (4 * BASE, (1, 2)) if rest else (BASE, (0,))
+  width, seeds = (4 * base, (1, 2)) if rest else (base, (0,))
   models = study_recipes.sizes(width, depth=2, heads=4)
   sweep = study_recipes.sweep(pretrain, models)
-  tuned = recipes.tuned_mup(BASE)
+  tuned = recipes.tuned_mup(base)
   keys = ("matrix_std", "embedding_std", "output")
   drawn = {"tuned": {key: tuned[key] for key in keys}} if rest else draws()
   sweep.sweep.multipliers = {"plain": dict.fromkeys(keys, 0.0) | {"output": 1.0}, **drawn}

@@ -63,7 +63,7 @@ def clips(records: int, frames: int) -> np.ndarray:
   return rng.integers(0, 256, (records, frames, SIZE, SIZE, 3), np.uint8)
 
 
-def store(path, tokenizer, frames_RNHW3, *, pixels=False) -> store_lib.Store:
+def store(path, tokenizer, frames_RNHW3, *, pixels=False, prefix="clip") -> store_lib.Store:
   """A store of clips of pixels, or of their codes."""
   latents, count = tokenizer.latents, frames_RNHW3.shape[1]
   latent = count if pixels else latents.latent_frames(count)
@@ -91,7 +91,7 @@ def store(path, tokenizer, frames_RNHW3, *, pixels=False) -> store_lib.Store:
     **({} if pixels else manifests.latents(latents, clip_frames=count)),
   )
   writer = shards.Writer(path, head)
-  ids = [f"clip{i}" for i in range(len(frames_RNHW3))]
+  ids = [f"{prefix}{i}" for i in range(len(frames_RNHW3))]
   name = "frames" if pixels else "codes"
   values = frames_RNHW3 if pixels else api.encode_clips(tokenizer, frames_RNHW3)
   writer.append({name: values}, labels=None, ids=ids, cursor=len(ids))

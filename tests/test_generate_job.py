@@ -38,7 +38,7 @@ def tokenizer():
 def build(root, latents, frames=4):
   """A model that was never trained, of clips of pixels that are beside it."""
   file = root / "mine.py"
-  file.write_text(FILE.format(str(runs.ROOT / 'tests'), latents))
+  file.write_text(FILE.format(str(runs.ROOT / "tests"), latents))
   tokens = frames * GRID * GRID * latents.codes
   spec = dict(
     frames=frames,

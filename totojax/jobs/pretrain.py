@@ -29,7 +29,6 @@ from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
-  from totojax.tokenizers import api as tokenizer_api
 
 
 def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -193,15 +192,17 @@ class _Inputs:
 def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   """Opens the stores and compares them; nothing is compiled yet."""
   spec = config.sequence
-  encoder = _encoder(config, spec)
+  encoder = None
+  if config.data.encode_with:
+    from totojax.jobs import encoding
+
+    encoder = encoding.tokenizer(config.data, spec)
   config.data.shares(example="configs/1b.py")
   stores.check_stores(config)
   training = stores.open_sources(config, spec, pixels=encoder is not None)
   # Tokens even where training encodes pixels: the same ones at every
   # evaluation, so encoding them each time would buy nothing.
   held_out = stores.open_validation(config, spec)
-  if encoder is not None:
-    _check_same_tokenizer(encoder, held_out)
   # Before anything is compiled: a leak makes every evaluation worthless.
   heldout.check_disjoint(training, held_out)
   of_stream: dict[str, Any] = dict(
@@ -216,12 +217,11 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
     tokenizer = training[0].store.manifest.tokenizer
     stream = mixture.stream(training, **of_stream)
     return _Inputs(task, stream, tokenizer=tokenizer, frozen=None, **read)
-  from totojax.data.stream import frames
-  from totojax.tasks import encode
+  from totojax.jobs import encoding
 
-  stream = frames.clips_stream(training, factor=encoder.factor, **of_stream)
-  encoding = encode.EncodeFrames(task, encoder, spec=spec)
-  return _Inputs(encoding, stream, tokenizer=encoder.fingerprint, frozen=encoding.frozen, **read)
+  encoding.check_same(encoder, held_out)
+  stream, encodes = encoding.stream(training, encoder, task, **of_stream)
+  return _Inputs(encodes, stream, tokenizer=encoder.fingerprint, frozen=encodes.frozen, **read)
 
 
 def _task(config: Pretrain) -> task_lib.Pretrain:
@@ -243,32 +243,6 @@ def _evaluations(config: Pretrain, task: task_lib.Pretrain) -> dict[str, train.E
   }
 
 
-def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> "tokenizer_api.Tokenizer | None":
-  """The tokenizer that runs on the device, if one does.
-
-  Raises:
-    ConfigError: it has other codes than the sequence.
-  """
-  path = config.data.encode_with
-  if not path:
-    return None
-  from totojax.tokenizers import weights
-
-  tokenizer = weights.load(path)
-  if tokenizer.vocab != spec.vocab:
-    raise ConfigError(
-      f"data.encode_with {path} has {tokenizer.vocab} codes; sequence.vocab is"
-      f" {spec.vocab}: make them equal"
-    )
-  expected = config.data.tokenizer
-  if expected and expected != tokenizer.fingerprint:
-    raise ConfigError(
-      f"data.encode_with {path} is tokenizer {tokenizer.fingerprint}; data.tokenizer asks for"
-      f" {expected}"
-    )
-  return tokenizer
-
-
 def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
   """Sequences in a batch of `batch_tokens` inputs."""
   # Section 3.2's "1M tokens" are 256 rows of 4,096.
@@ -279,16 +253,3 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
       f" {spec.context} tokens; use {max(count, 1) * spec.context}"
     )
   return count
-
-
-def _check_same_tokenizer(
-  encoder: "tokenizer_api.Tokenizer", held_out: list[rows_lib.Source]
-) -> None:
-  # Shapes would fit: the loss would be of codes that mean something else.
-  for source in held_out:
-    fingerprint = source.store.manifest.tokenizer
-    if fingerprint != encoder.fingerprint:
-      raise ConfigError(
-        f"validation store {source.name!r} has tokens of {fingerprint}, and data.encode_with is"
-        f" {encoder.fingerprint}; make it with the same tokenizer"
-      )

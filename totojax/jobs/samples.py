@@ -8,9 +8,8 @@ draws it, and what the model makes of its first half.
 Shapes: R clips, N latent frames, P tokens of one, T frames of pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
-import functools
 from typing import Any
 
 from etils import epath
@@ -67,7 +66,8 @@ def drawn(run: train.Run, config: Pretrain, workdir: epath.Path) -> train.Run:
   except (ValueError, ImportError, OSError) as error:
     console.say(f"samples are not drawn, but measured: {error}")
     tokenizer = None
-  samples = _Samples(clips_RNP, decoder, tokenizer, workdir)
+  load = run.layout.jit(lambda params: decode.load(model, params))
+  samples = _Samples(clips_RNP, decoder, load, tokenizer, workdir)
   return dataclasses.replace(run, evals={**run.evals, "samples": samples})
 
 
@@ -89,14 +89,12 @@ class _Samples:
 
   clips_RNP: np.ndarray
   decoder: generate.Decoder  # without weights
+  load: Callable[[Any], Any]  # parameters -> these weights, whole on every device
   tokenizer: api.Tokenizer | None
   workdir: epath.Path
 
   def __call__(self, state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
-    model, layout = self.decoder.model, self.decoder.layout
-    assert layout is not None
-    weights = _load(model, layout)(state.params)
-    decoder = dataclasses.replace(self.decoder, weights=weights)
+    decoder = dataclasses.replace(self.decoder, weights=self.load(state.params))
     frames = self.clips_RNP.shape[1]
     given = frames // 2
     made_RNP = continued.samples(
@@ -138,9 +136,3 @@ class _Samples:
     shape = *codes_RNP.shape[:2], *self.decoder.model.spec.frame_shape
     drawn = api.decode_clips(self.tokenizer, codes_RNP.reshape(shape))
     return np.stack([movies.enlarged(clip, side_px=_SIDE_PX) for clip in drawn])
-
-
-@functools.cache
-def _load(model: Any, layout: Any) -> Any:
-  """Parameters -> `decode.load` of them, whole on every device."""
-  return layout.jit(lambda params: decode.load(model, params))
