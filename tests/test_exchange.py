@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import runs
 import safetensors.numpy
+import stores
 
 from totojax import assembly, jobs, sharding
 from totojax.config import roots, schema
@@ -155,6 +156,22 @@ def test_an_export_comes_back_to_the_bit(tmp_path, place):
       value = np.repeat(value.reshape(GROUPS, -1, WIDTH), HEADS // GROUPS, 0).reshape(WIDTH, WIDTH)
     rows = slice(0, 104) if value.shape[0] == ROWS else slice(None)
     np.testing.assert_array_equal(found[name][rows], value[rows], name)
+
+
+def test_the_card_has_the_scores_of_its_step(tmp_path):
+  """Of the exported one, and not of another."""
+  run = tmp_path / "run"
+  train, val = stores.pair(tmp_path)
+  c = runs.load(runs.ROOT / "configs" / "smoke.py")
+  c.data.train.moving.path, c.data.validation.moving = train, val
+  assert jobs.run(jobs.typed(c.to_dict(), run), epath.Path(run), lambda step: False)
+  c = runs.load(runs.ROOT / "configs" / "export.py", f"--config.model_run={run}")
+  out = tmp_path / "out"
+  assert jobs.run(jobs.typed(c.to_dict(), out), epath.Path(out), lambda step: False)
+  card = (out / "README.md").read_text()
+  losses = {r["step"]: r["moving/loss"] for r in runs.metrics(run) if r["kind"] == "eval"}
+  assert f"| held out, moving | {losses[20]:.4f} nats per token, standard error" in card
+  assert f"{losses[16]:.4f}" not in card
 
 
 def flat(params):

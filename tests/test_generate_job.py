@@ -472,3 +472,18 @@ def test_the_command_of_the_docs(made, tmp_path):
   store = store_lib.open_store(root / "tokens", tokenizer=None, vocab=None, grid=None)
   assert np.load(tmp_path / "out" / "truth.npy").shape == (len(store), 4, GRID, GRID)
   assert job._TRUTH < 2**32
+
+
+def test_a_video_with_fewer_frames_a_second_says_that_frames_repeat(made, tmp_path, capsys):
+  """Beside it one of the rate of training, of which nothing is said."""
+  rng = np.random.default_rng(0)
+  for name, frames in ("slow", 3), ("quick", 40):
+    folder = tmp_path / name
+    folder.mkdir()
+    data = movies.mp4(
+      rng.integers(0, 256, (frames, 16, 16, 3), np.uint8), fps=frames / 2, codec="h264", crf=10
+    )
+    (folder / "clip.mp4").write_bytes(data)
+    go(config(made, None, prompt__path=str(folder)), tmp_path / f"of_{name}")
+    said = "1 of 1 clips repeat frames (clip" in capsys.readouterr().out
+    assert said == (name == "slow")

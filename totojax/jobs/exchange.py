@@ -26,7 +26,7 @@ from totojax.config.exchange import Export, Import
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.models import llama
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, metrics
 from totojax.storage import arrays, outside, reading
 from totojax.tasks import pretrain as task_lib
 from totojax.tokenizers import weights
@@ -137,6 +137,8 @@ def _card(source: backbone.Trained, found: Mapping[str, np.ndarray], config: Exp
     "tokens 0 to 3": ", ".join(_SPECIALS),
     "a sequence": f"start, then {spec.frames} frames of {spec.frame_tokens} tokens in raster order",
     "context": f"{spec.context} tokens",
+    "seed": run.seed,
+    **_scores(source),
     "made by": f"totojax {totojax.__version__}",
   }
   table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
@@ -145,6 +147,21 @@ def _card(source: backbone.Trained, found: Mapping[str, np.ndarray], config: Exp
     f"# A model of visual tokens\n\nIt continues tokens of images and videos, and knows no text"
     f" (arXiv 2501.05453).\n{use}\n| | |\n|---|---|\n{table}"
   )
+
+
+def _scores(source: backbone.Trained) -> dict[str, str]:
+  """What was held out of the run, and its loss at the exported step; {}: nothing was."""
+  path, suffix = source.path / "metrics.jsonl", "/loss"
+  rows = metrics.read(path) if files.exists(path) else []
+  found = [row for row in rows if row["kind"] == "eval" and row["step"] == source.step]
+  scores = {}
+  for key, loss in found[-1].items() if found else ():
+    if key.endswith(suffix) and loss is not None:
+      sem, n = (found[-1].get(key.removesuffix(suffix) + end) for end in ("/loss_sem", "/n"))
+      spread = "" if sem is None else f", standard error {sem:.4f}"
+      of = "" if n is None else f", {int(n):,} sequences"
+      scores[f"held out, {key.removesuffix(suffix)}"] = f"{loss:.4f} nats per token{spread}{of}"
+  return scores
 
 
 def import_(config: Import, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:

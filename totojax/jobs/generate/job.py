@@ -167,6 +167,11 @@ def _make(
   sizes = [len(rows.clip_B[some]) for some in groups]
   total = sum(sizes) * amounts.further
   begun = sum(size * frames for size, frames in zip(sizes, done))
+  truths = int((rows.draw_B == _TRUTH).sum())
+  console.say(
+    f"{len(rows.draw_B)} videos of {amounts.further} new frames each:"
+    f" {len(rows.draw_B) - truths} samples, and {truths} with the true frames given"
+  )
   with console.tracking("generating", unit="frames", total=total, done=begun) as bar:
     for group, some in enumerate(groups):
       begin, known_BNP = done[group], rows.known_BNP[some].copy()

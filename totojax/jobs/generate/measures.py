@@ -291,5 +291,6 @@ def sentence(summary: Mapping[str, Any]) -> str:
     return text + ", of one clip"
   ends = sorted(abs(difference[end]) for end in ("low", "high"))
   if difference["low"] < 0 < difference["high"]:
-    return text + ", which is within the 95 % interval of no difference"
+    ends = [f"{difference[end]:+.4f}" for end in ("low", "high")]
+    return text + f" (95 % interval of the difference {ends[0]} to {ends[1]}: not told from none)"
   return text + f" (95 % interval {ends[0]:.4f} to {ends[1]:.4f})"

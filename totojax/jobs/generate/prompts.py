@@ -23,6 +23,7 @@ from totojax.trained import backbone, continued, model as pretrained
 
 _STRIDE_FRAMES, _FPS = 4, 30.0  # section 3.4, where no training data say otherwise
 _AT_A_TIME = 32  # clips that are encoded
+_STILL = 0.25  # of a clip's frames, equal to the one before: a line says so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,7 @@ def read(
   """
   if source.store is not None:
     return list(_of_store(source.store, model, amounts, config.prompt.clips)), []
-  clips, skipped = [], []
+  clips, skipped, still = [], [], []
   with console.tracking("reading what is continued", unit="files", total=len(source.items)) as bar:
     for item in source.items:
       found = _of_file(item, source, amounts, place=config.prompt.place)
@@ -179,12 +180,20 @@ def read(
       if isinstance(found, items_lib.Skipped):
         skipped.append(found)
         continue
+      if np.mean([np.array_equal(*pair) for pair in zip(found, found[1:])] or [0]) > _STILL:
+        still.append(item.id)
       (codes_NP,) = _whole(model, found[None], model.latents)
       clips.append(Clip(item.id, codes_NP, found[: model.latents.whole_frames(len(codes_NP))]))
   if not clips:
     first = skipped[0]
     more = f" (and {len(skipped) - 1} more files)" if len(skipped) > 1 else ""
     raise ConfigError(f"prompt.path {source.name}: {first.id} gives no clip{more}: {first.reason}")
+  if still:
+    console.say(
+      f"{len(still)} of {len(clips)} clips repeat frames ({still[0]}): nothing moves in them, or"
+      f" their files have fewer than {source.fps:g} frames a second (a larger"
+      " --config.clip.stride_frames takes fewer)"
+    )
   return clips, skipped
 
 
