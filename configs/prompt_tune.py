@@ -13,8 +13,8 @@ answers to held-out queries of the tuned and the untuned model beside the truth,
 scores.csv and prompt_tune.json with intervals (docs/generation.md).
 """
 
-from totojax.config import recipes
+from totojax.config import roots
 
 
 def get_config():
-  return recipes.prompt_tune("")
+  return roots.config("prompt_tune")

@@ -67,7 +67,6 @@ audit = _job("audit")  # the paper's counts and compute, worked out again
 validate = _job("validate", "model_run")  # loss by position
 generate = _job("generate", "model_run")  # videos that a model goes on with
 surprise = _job("surprise", "model_run")  # does it find what cannot be unlikely?
-prompt_tune = _job("prompt_tune", "model_run")  # what example pairs show, for a query
 features = _job("features", "model_run")  # features as files
 joint = _job("joint", "model_run")  # next-token loss, and probes of the layers (Table 7)
 finetune = _job("finetune", "model_run")  # MAE's recipe for ViT-B (Table 13, A.2)

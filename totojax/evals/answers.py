@@ -52,7 +52,7 @@ class Statistic:
 
 
 def statistic(
-  measure: str, truth_RHW3: np.ndarray, drawn_RHW3: np.ndarray, **settings: Any
+  measure: str, truth_RHW3: np.ndarray, drawn_RHW3: np.ndarray, **meaning: Any
 ) -> Statistic:
   """A measure of drawn answers, uint8 both.
 
@@ -60,12 +60,12 @@ def statistic(
     measure: "abs_rel", "miou" or "psnr_db".
     truth_RHW3: the true answers.
     drawn_RHW3: those that are judged.
-    **settings: `kind` of `depths`, or `palette_C3`.
+    **meaning: `kind` of `depths`, or `palette_C3`.
   """
   if measure == "abs_rel":
-    return Statistic(measure, relative_errors(truth_RHW3, drawn_RHW3, **settings))
+    return Statistic(measure, relative_errors(truth_RHW3, drawn_RHW3, **meaning))
   if measure == "miou":
-    return Statistic(measure, confusions(truth_RHW3, drawn_RHW3, **settings))
+    return Statistic(measure, confusions(truth_RHW3, drawn_RHW3, **meaning))
   return Statistic(measure, continuations.psnrs(truth_RHW3, drawn_RHW3))
 
 

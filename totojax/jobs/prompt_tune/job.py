@@ -12,6 +12,7 @@ The run directory gets `prompts/TASK/train` and `val`, `tuned/`, `scores.csv`,
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import time
 
 from etils import epath
@@ -65,6 +66,7 @@ def run(config: PromptTune, workdir: epath.Path, interrupted: jobs.Interrupted) 
   for task in tasks:
     if not _make(task, tokenizer, examples, spec.grid, workdir, interrupted):
       return False
+  _tell_tasks_apart(tasks, workdir)
   if not _tune(tuning(config, source, tasks, workdir, examples=examples), workdir, interrupted):
     return False
   if not scores.answer(tasks, source, config, workdir, interrupted):
@@ -108,25 +110,34 @@ def _make(
   made = []
   for split, total in task.counts.items():
     writer = shards.Writer(store_path(workdir, task.name, split), head)
-    made.append(writer)
-    if writer.complete:
-      continue
-    begin = writer.cursor or 0
-    what = f"prompts of {task.name}, {split}"
-    with console.tracking(what, unit="prompts", total=total, done=begin) as bar:
-      for start in range(begin, total, _AT_A_TIME):
-        if interrupted(start):
-          return False
-        some = [task.make(split, n) for n in range(start, min(start + _AT_A_TIME, total))]
-        codes_RP = api.encode_clips(tokenizer, np.stack([one.frames_TSS3 for one in some]))
-        ids = [one.id for one in some]
-        writer.append({"codes": codes_RP}, labels=None, ids=ids, cursor=start + len(some))
-        bar.advance(len(some))
-    writer.close()
-  certificates.certify(
-    [store_lib.Store(writer.path, manifests.existing(writer.path)) for writer in made]
-  )
+    if not writer.complete:
+      begin = writer.cursor or 0
+      what = f"prompts of {task.name}, {split}"
+      with console.tracking(what, unit="prompts", total=total, done=begin) as bar:
+        for start in range(begin, total, _AT_A_TIME):
+          if interrupted(start):
+            return False
+          some = [task.make(split, n) for n in range(start, min(start + _AT_A_TIME, total))]
+          codes_RP = api.encode_clips(tokenizer, np.stack([one.frames_TSS3 for one in some]))
+          ids = [one.id for one in some]
+          writer.append({"codes": codes_RP}, labels=None, ids=ids, cursor=start + len(some))
+          bar.advance(len(some))
+      writer.close()
+    made.append(store_lib.Store(writer.path, writer.manifest))
+  certificates.certify(made)
   return True
+
+
+def _tell_tasks_apart(tasks: Sequence[prompts.Task], workdir: epath.Path) -> None:
+  """Certificates for stores of different tasks, whose ids begin with a task's name each."""
+  opened = {
+    (task.name, split): store_lib.Store(path, manifests.existing(path))
+    for task in tasks
+    for split in task.counts
+    for path in [store_path(workdir, task.name, split)]
+  }
+  for one, other in itertools.permutations(tasks, 2):
+    certificates.write(opened[one.name, "train"], opened[other.name, "val"])
 
 
 def tuning(

@@ -55,7 +55,7 @@ class Task:
   counts: Mapping[str, int]  # prompts of each of `SPLITS`
   make: Callable[[str, int], Prompt]  # (split, number) -> the same one, always
   info: Mapping[str, Any]  # what decides them all
-  settings: Mapping[str, Any]  # of its measure: `evals.answers.statistic`
+  meaning: Mapping[str, Any]  # of its measure: `evals.answers.statistic`
 
   @property
   def measure(self) -> str:
@@ -89,7 +89,7 @@ def find(config: PromptTune, *, examples: int, size_px: int) -> list[Task]:
     raise ConfigError(f"data.root: {error}") from error
 
 
-def _settings(name: str, config: PromptTune, palette: Callable[[], np.ndarray]) -> dict[str, Any]:
+def _meaning(name: str, config: PromptTune, palette: Callable[[], np.ndarray]) -> dict[str, Any]:
   if name == "depth":
     return {"kind": config.data.depth}
   if name != "segmentation":
@@ -119,11 +119,11 @@ def _drawn(name: str, config: PromptTune, *, examples: int, size_px: int) -> Tas
       for n in range(examples + 1)
     ]
     *shown, (query, answer) = made
-    return Prompt(f"drawn/{seed}/{name}/{split}/{number}", shown, query, answer)
+    return Prompt(f"{name}/drawn/{seed}/{split}/{number}", shown, query, answer)
 
   counts = {"train": config.prompts.train, "val": config.prompts.val}
   info = {"task": name, "seed": seed, "examples": examples, "objects": objects}
-  return Task(name, counts, make, info, _settings(name, config, lambda: known_scenes.PALETTE))
+  return Task(name, counts, make, info, _meaning(name, config, lambda: known_scenes.PALETTE))
 
 
 def _of_folder(
@@ -167,7 +167,7 @@ def _of_folder(
     "pairs": hashlib.sha256("\n".join(by_id).encode()).hexdigest()[:32],
   }
   palette = functools.partial(_palette, listed, f"{config.data.root}/{name}", size_px)
-  return Task(name, counts, make, info, _settings(name, config, palette))
+  return Task(name, counts, make, info, _meaning(name, config, palette))
 
 
 def fitted(image_HW3: np.ndarray, size_px: int, *, is_exact: bool = False) -> Picture:

@@ -127,7 +127,7 @@ def measure(
       codes_RP = api.encode_clips(tokenizer, truth[:, None])
       drawn["tokenizer"] = _decoded(tokenizer, codes_RP, spec)
       found = {
-        of: answers.statistic(task.measure, truth, picture, **task.settings)
+        of: answers.statistic(task.measure, truth, picture, **task.meaning)
         for of, picture in drawn.items()
       }
       told = {of: answers.score(one) for of, one in found.items()}
