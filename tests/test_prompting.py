@@ -15,7 +15,7 @@ import totojax
 from totojax import jobs
 from totojax.config import recipes, roots
 from totojax.config.generate import Sampling
-from totojax.config.model import EACH_FRAME, LatentSpec
+from totojax.config.model import EACH_FRAME, SequenceSpec
 from totojax.data.pixels import known_scenes, synthetic
 from totojax.data.sources import pairs as pair_lib
 from totojax.data.store import store as store_lib
@@ -36,6 +36,13 @@ def _made(tmp_path_factory):
 def _model(made):
   _, run, file = made
   return totojax.load(run, tokenizer=file)
+
+
+def measured(*statistics) -> tuple[float, float, float]:
+  """(mean, low, high) of a score that has them all."""
+  found = answers.score(*statistics)
+  assert found.mean is not None and found.low is not None and found.high is not None
+  return found.mean, found.low, found.high
 
 
 def save(path, image):
@@ -97,7 +104,7 @@ def test_what_is_no_prompt_is_one_line(model, pairs, query, told):
 
 
 def test_windows_and_tokenizers_that_hold_no_prompt():
-  spec = lambda **keys: type("S", (), dict(frame_tokens=4, latents=EACH_FRAME) | keys)()
+  spec = lambda **keys: SequenceSpec(vocab=64, grid=2, **keys)
   assert [prompting.most_pairs(spec(frames=n, context=4 * n)) for n in (3, 4, 5, 16)] == [
     0,
     1,
@@ -106,7 +113,7 @@ def test_windows_and_tokenizers_that_hold_no_prompt():
   ]
   with pytest.raises(ValueError, match="has 3: a prompt needs 4 or more"):
     prompting.check(spec(frames=3, context=12), pairs=1, name="RUN")
-  clips = spec(frames=16, context=64, latents=LatentSpec(frame_factor=4))
+  clips = spec(frames=16, context=64, frame_factor=4)
   with pytest.raises(ValueError, match="stands for 4 frames"):
     prompting.check(clips, pairs=1, name="RUN")
 
@@ -181,27 +188,26 @@ def test_scores_by_hand():
   drawn = np.clip(drawn.astype(int) - 40, 0, 255).astype(np.uint8)  # nearest colours all the same
   one = answers.statistic("miou", truth, drawn, palette_C3=palette)
   # Class 0: 4 of 6; class 1: 2 of 4; class 2 is nowhere.
-  assert answers.score(one)["mean"] == pytest.approx((4 / 6 + 2 / 4) / 2, rel=1e-6)
+  assert answers.score(one).mean == pytest.approx((4 / 6 + 2 / 4) / 2, rel=1e-6)
   rng = np.random.default_rng(0)
   a, b, c = rng.integers(0, 256, (3, 40, 4, 4, 3), np.uint8)
   one, other = (answers.statistic("psnr_db", a, x) for x in (b, c))
   psnrs = continuations.psnrs(a, b)
-  told = answers.score(one)
+  mean, low, high = measured(one)
   draws = [psnrs[rng.integers(40, size=40)].mean() for _ in range(4000)]
-  assert told["mean"] == pytest.approx(psnrs.mean(), rel=1e-9) and told["n"] == 40
+  assert mean == pytest.approx(psnrs.mean(), rel=1e-9) and answers.score(one).n == 40
   ends = np.quantile(draws, [0.025, 0.975])
-  assert [told["low"], told["high"]] == pytest.approx(ends, abs=0.1 * (ends[1] - ends[0]))
-  difference = answers.score(one, other)
-  assert difference["mean"] == pytest.approx((psnrs - continuations.psnrs(a, c)).mean(), rel=1e-6)
-  assert answers.score(answers.Statistic("psnr_db", psnrs[:1]))["low"] is None
+  assert [low, high] == pytest.approx(ends, abs=0.1 * (ends[1] - ends[0]))
+  assert measured(one, other)[0] == pytest.approx((psnrs - continuations.psnrs(a, c)).mean(), rel=1e-6)
+  assert answers.score(answers.Statistic("psnr_db", psnrs[:1])).low is None
   for measure, low, high, expected in (
     ("psnr_db", 0.1, 0.3, True),
     ("psnr_db", -0.3, -0.1, False),
     ("abs_rel", -0.3, -0.1, True),
     ("abs_rel", -0.1, 0.1, None),
   ):
-    row = {"mean": (low + high) / 2, "low": low, "high": high}
-    assert answers.is_better(measure, row) is expected
+    difference = continuations.Interval((low + high) / 2, low, high, 9)
+    assert answers.is_better(measure, difference) is expected
 
 
 def test_true_answers_are_perfect_and_shuffled_ones_are_chance():
@@ -213,18 +219,18 @@ def test_true_answers_are_perfect_and_shuffled_ones_are_chance():
     meaning = {"depth": {"kind": "inverse"}, "segmentation": {"palette_C3": known_scenes.PALETTE}}
     of = lambda drawn: answers.statistic(measure, truth, drawn, **meaning.get(task, {}))
     perfect, shuffled = of(truth), of(np.roll(truth, 1, axis=0))
-    assert answers.score(perfect)["mean"] == pytest.approx(best, abs=1e-9), task
+    assert measured(perfect)[0] == pytest.approx(best, abs=1e-9), task
     # As good as any other order, and far from perfect.
-    told = answers.score(shuffled)
-    chance = np.mean([answers.score(of(np.roll(truth, n, axis=0)))["mean"] for n in (5, 9, 13, 17)])
-    assert told["mean"] == pytest.approx(chance, abs=told["high"] - told["low"]), task
+    mean, low, high = measured(shuffled)
+    chance = np.mean([measured(of(np.roll(truth, n, axis=0)))[0] for n in (5, 9, 13, 17)])
+    assert mean == pytest.approx(chance, abs=high - low), task
     assert answers.is_better(measure, answers.score(perfect, shuffled)), task
     if task == "segmentation":
       # Independent pictures overlap as their classes' shares say: s^2 / (2 s - s^2).
       kinds = np.stack([scene.kind_HW for scene in scenes])
       share = np.bincount(kinds.ravel(), minlength=6) / kinds.size
       chance = (share**2 / (2 * share - share**2)).mean()
-      assert answers.score(shuffled)["mean"] == pytest.approx(chance, abs=0.06)
+      assert mean == pytest.approx(chance, abs=0.06)
 
 
 # Folders of pairs.

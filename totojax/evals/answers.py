@@ -13,7 +13,6 @@ bootstrap over scenes draws how often each counts.
 Shapes: R scenes, H and W pixels, C classes, D draws of a bootstrap.
 """
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -110,31 +109,32 @@ def confusions(
   return out_RCC
 
 
-def score(found: Statistic, less: Statistic | None = None) -> dict[str, float | int | None]:
-  """{mean, low, high, n}: a measure, or how much it is above another one's on the same scenes.
+def score(found: Statistic, less: Statistic | None = None) -> continuations.Interval:
+  """A measure, or how much it is above another one's on the same scenes.
 
   The interval is of 95 %, by a percentile bootstrap over scenes; of a single
   scene there is none.
   """
   n = len(found.values)
 
-  def of(times_DR):
+  def of(times_DR: np.ndarray) -> np.ndarray:
     return found.of(times_DR) - (0.0 if less is None else less.of(times_DR))
 
   mean = float(of(np.ones((1, n)))[0])
-  out: dict[str, float | int | None] = {"mean": mean, "low": None, "high": None, "n": n}
   if np.isnan(mean):
-    return out | {"mean": None}
-  if n > 1:
-    rng = np.random.default_rng(_SEED)
-    times_DR = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(np.float64)
-    ends = (1 - _LEVEL) / 2, (1 + _LEVEL) / 2
-    out["low"], out["high"] = (float(end) for end in np.nanquantile(of(times_DR), ends))
-  return out
+    return continuations.Interval(None, None, None, n)
+  if n == 1:
+    return continuations.Interval(mean, None, None, n)
+  rng = np.random.default_rng(_SEED)
+  times_DR = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(np.float64)
+  ends = (1 - _LEVEL) / 2, (1 + _LEVEL) / 2
+  low, high = (float(end) for end in np.nanquantile(of(times_DR), ends))
+  return continuations.Interval(mean, low, high, n)
 
 
-def is_better(measure: str, difference: Mapping[str, Any]) -> bool | None:
+def is_better(measure: str, difference: continuations.Interval) -> bool | None:
   """Whether what another one was taken from is better; None: the interval meets 0."""
-  if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+  mean, low, high = difference.mean, difference.low, difference.high
+  if mean is None or low is None or high is None or low <= 0 <= high:
     return None
-  return (difference["mean"] < 0) == (measure in LOWER_IS_BETTER)
+  return (mean < 0) == (measure in LOWER_IS_BETTER)

@@ -130,7 +130,7 @@ def measure(
         of: answers.statistic(task.measure, truth, picture, **task.meaning)
         for of, picture in drawn.items()
       }
-      told = {of: answers.score(one) for of, one in found.items()}
+      told = {of: dataclasses.asdict(answers.score(one)) for of, one in found.items()}
       less = {of: _less(found["tuned"], one) for of, one in found.items() if of != "tuned"}
       summary[task.name] = {
         "measure": task.measure,
@@ -154,7 +154,10 @@ def measure(
 def _less(tuned: answers.Statistic, other: answers.Statistic) -> dict[str, Any]:
   """How much the tuned model has above another one, and whether that is better."""
   difference = answers.score(tuned, other)
-  return {**difference, "is_better": answers.is_better(tuned.measure, difference)}
+  return {
+    **dataclasses.asdict(difference),
+    "is_better": answers.is_better(tuned.measure, difference),
+  }
 
 
 def _decoded(
