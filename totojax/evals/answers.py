@@ -23,6 +23,7 @@ from totojax.evals import continuations
 MEASURES = {"depth": "abs_rel", "segmentation": "miou"}  # by task; of others the PSNR
 LOWER_IS_BETTER = ("abs_rel",)
 FARTHEST = 10.0  # what "inverse" depth is cut at
+LEAST = 10  # scenes of an interval
 _DRAWS, _LEVEL, _SEED = 2000, 0.95, 0  # of a bootstrap
 
 
@@ -112,8 +113,8 @@ def confusions(
 def score(found: Statistic, less: Statistic | None = None) -> continuations.Interval:
   """A measure, or how much it is above another one's on the same scenes.
 
-  The interval is of 95 %, by a percentile bootstrap over scenes; of a single
-  scene there is none.
+  The interval is of 95 %, by a percentile bootstrap over scenes; of fewer than
+  `LEAST` there is none, as their draws are too much alike.
   """
   n = len(found.values)
 
@@ -123,7 +124,7 @@ def score(found: Statistic, less: Statistic | None = None) -> continuations.Inte
   mean = float(of(np.ones((1, n)))[0])
   if np.isnan(mean):
     return continuations.Interval(None, None, None, n)
-  if n == 1:
+  if n < LEAST:
     return continuations.Interval(mean, None, None, n)
   rng = np.random.default_rng(_SEED)
   times_DR = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(np.float64)

@@ -17,8 +17,8 @@ _OF = {
 _RIVALS = ("untuned", "copy_query", "copy_example", "mean_example")
 _MEASURES = {
   "abs_rel": ("absolute relative depth error, less is better", "{:.3f}"),
-  "miou": ("mean intersection over union", "{:.3f}"),
-  "psnr_db": ("PSNR, dB", "{:.2f}"),
+  "miou": ("mean intersection over union, more is better", "{:.3f}"),
+  "psnr_db": ("PSNR in dB, more is better", "{:.2f}"),
 }
 
 
