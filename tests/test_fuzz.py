@@ -58,6 +58,7 @@ from totojax.data.sources import (
   items,
   kinetics,
   listings,
+  pairs,
   physics,
   real,
   ssv2,
@@ -801,6 +802,11 @@ def picture(name):
   return make
 
 
+def make_pairs(path):
+  for name in ("a_in.png", "a_out.png"):
+    picture(name)(path)
+
+
 def make_videos(path):
   import little_videos
 
@@ -1085,6 +1091,10 @@ READERS: dict[str, Reader] = {
   "tar": Reader(make_tar, read_tar, legal=tar_shows),
   "png": Reader(picture("a.png"), pixels_of("a.png")),
   "jpeg": Reader(picture("a.jpg"), pixels_of("a.jpg"), legal=other_pixels),
+  "pairs": Reader(
+    make_pairs,
+    lambda path: [plain([pair.id, *pair.read()]) for pair in pairs.list_pairs(str(path))],
+  ),
   "videos": Reader(make_videos, pixels_of("a.mp4", "b.avi", spec=CLIP), legal=other_pixels),
   "tfds": Reader(make_tfds, read_tfds, legal=tfds_shows),
   "plugin": Reader(make_plugin, read_plugin, ("mine.py",), of_the_user),

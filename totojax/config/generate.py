@@ -71,12 +71,16 @@ class Prompt(Section):
     path: read as `configs/tokenize.py` reads videos.
     store: of pixels or of tokens; '' without a path: the first that the run
       holds out.
+    pairs: a folder of pictures, NAME_in.png and NAME_out.png, or input/ and
+      output/ with equal names, which are given before the query: a picture of
+      `path`, which may be a folder of them. The one new frame is its answer.
     place: of a file, "start" takes its first frames, and those after them are
       what the model's are compared with; "end" goes on where the file ends.
   """
 
-  path: str = field("", "a video file, or a folder of them")
+  path: str = field("", "a video file, or a folder of them; with pairs of pictures")
   store: str = field("", "of clips; '': the run's held-out one, unless there is a path")
+  pairs: str = field("", "folder of example pairs, before the pictures of path", "A.8")
   frames: int = field(0, "that the model is given; 0: half of its window", at_least=0)
   clips: int = field(16, "at most, evenly spread; 0: all", at_least=0)
   place: str = field("start", "of a file", choices=("start", "end"))
@@ -86,6 +90,18 @@ class Prompt(Section):
       raise ConfigError(
         f"prompt.path is {self.path!r} and prompt.store {self.store!r}; clips come from one of"
         " them: empty the other"
+      )
+    if not self.pairs:
+      return
+    if not self.path:
+      raise ConfigError(
+        f"prompt.pairs is {self.pairs!r} and prompt.path empty; with pairs it is the query, a"
+        " picture or a folder of them"
+      )
+    if self.frames or self.place != "start":
+      raise ConfigError(
+        "prompt.frames and prompt.place are of videos; with prompt.pairs all pairs and the query"
+        " are given: leave them at 0 and 'start'"
       )
 
 
@@ -128,3 +144,10 @@ class Generate(Job):
   window: Window = field(Window(), "of longer videos")
   rows: int = field(32, "videos at a time, spread over the devices", at_least=1)
   output: Output = field(Output(), "what is drawn")
+
+  def __post_init__(self):
+    if self.prompt.pairs and (self.new_frames > 1 or self.clip != Frames()):
+      raise ConfigError(
+        "new_frames and the section clip are of videos; with prompt.pairs one frame is drawn, the"
+        " answer: leave them as they are"
+      )

@@ -28,6 +28,7 @@ ROOTS: Mapping[str, str] = {
   "validate": "validate:Validate",
   "generate": "generate:Generate",
   "surprise": "surprise:Surprise",
+  "prompt_tune": "prompt_tune:PromptTune",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

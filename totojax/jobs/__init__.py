@@ -2,8 +2,7 @@
 
 A job is a function (config, run directory, interrupted) -> whether it is
 finished; run again after an interruption it goes on where it stopped. Each is
-imported when it is run, so that a run loads what it needs and no more. Its
-config is the typed one, of `config.roots`.
+imported when it is run, no sooner; its config is that of `config.roots`.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,6 +64,7 @@ JOBS: Mapping[str, Job] = {
   "validate": Job("validate:run", shared=True),
   "generate": Job("generate.job:run", shared=True),
   "surprise": Job("surprise.job:run"),
+  "prompt_tune": Job("prompt_tune.job:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),

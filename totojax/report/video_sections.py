@@ -40,12 +40,14 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
     shown: clips at most; None: all that were drawn.
   """
   facts = folder.json(f"{prefix}gen.json")
+  order = {"webp": "left to right", "png": "above to below"}
   figures = "".join(
     page.figure(
-      page.picture(folder.bytes(f"{prefix}{one['webp']}"), "webp", f"continued clip {one['id']}"),
-      f"{one['id']}. From left to right: {', '.join(one['columns'])}.",
+      page.picture(folder.bytes(f"{prefix}{one[kind]}"), kind, f"continued clip {one['id']}"),
+      f"{one['id']}. From {order[kind]}: {', '.join(one['columns'])}.",
     )
     for one in facts["drawn"][:shown]
+    for kind in ["webp" if "webp" in one else "png"]
   )
   claim = (
     f"{facts['clips']:,} clips; {facts['given_frames']} frames are given (grey bar) and"
@@ -66,6 +68,8 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
   """Whether the model knows more of what comes next than copying does."""
+  if "answers" in facts:
+    return "Example pairs and a query are given; the last frame is the model's answer (answers/)."
   difference = facts["model_less_copy"]
   if difference is None:
     return "No frame after those given could be compared with what a copy would be."

@@ -281,6 +281,11 @@ def _named(run: Trained) -> Iterator[str]:
     named = values.get("tokenizer") or values.get("tokenizing", {}).get("tokenizer")
     if isinstance(named, str):
       yield named
+  if before := run.config.init_from:  # which has the same tokenizer
+    try:
+      yield from _named(find(before))
+    except (ValueError, OSError):  # it is not there any more
+      return
 
 
 def _beside(run: Trained) -> str:

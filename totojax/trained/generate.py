@@ -244,11 +244,7 @@ def decoder(
   Raises:
     ValueError: the model cannot go on so.
   """
-  if model.config.prefix_tokens:
-    raise ValueError(
-      f"model.prefix_tokens of {name} is {model.config.prefix_tokens}; a model decodes token by"
-      " token only with causal attention, 0"
-    )
+  check_causal(model, name)
   window = window_frames(model)
   drop = settings.drop_frames or max(window // 4, 1)
   long = frames > window
@@ -285,6 +281,15 @@ def decoder(
     restart=None if restart is None or not long else lambda codes: restart(codes, keep),
     name=name,
   )
+
+
+def check_causal(model: trunk.Trunk, name: str) -> None:
+  """Raises ValueError where tokens see later ones."""
+  if model.config.prefix_tokens:
+    raise ValueError(
+      f"model.prefix_tokens of {name} is {model.config.prefix_tokens}; a model decodes token by"
+      " token only with causal attention, 0"
+    )
 
 
 def _extended(

@@ -4,6 +4,7 @@
   f = m.features(frames, layer=4)
   v = m.generate(frames, new_frames=8)
   s = m.surprise(frames)
+  a = m.prompt([(input_1, output_1), (input_2, output_2)], query)
 
 Where the tokenizer makes one latent frame of several frames, features are of
 latent frames: that of frame t is at `m.latents.latent_frame(t)`. Of one with
@@ -271,6 +272,35 @@ class Pretrained:
     out = new.reshape(len(clips_RTHW3), samples or 1, *new.shape[1:])
     out = out[:, 0] if samples is None else out
     return out[0] if frames.ndim == 4 else out
+
+  def prompt(
+    self,
+    pairs: Any,
+    query: np.ndarray,
+    *,
+    samples: int | None = None,
+    sampling: "Sampling | None" = None,
+    rows: int = 8,
+  ) -> np.ndarray:
+    """What the model draws for a query, after example pairs (`trained.prompting`).
+
+    Args:
+      pairs: uint8 [pairs, 2, H, W, 3], frames [2 pairs, H, W, 3], or a sequence
+        of (input, output), of any size each.
+      query: uint8 [H, W, 3], or several [R, H, W, 3] with the same pairs.
+      samples: of each query; None: one, and no axis for it.
+      sampling: of tokens; None: the most likely one.
+      rows: prompts at a time.
+
+    Returns:
+      uint8 [R, samples, S, S, 3].
+
+    Raises:
+      ValueError: as `generate`, or what is given is no pairs and a query.
+    """
+    from totojax.trained import prompting
+
+    return prompting.answer(self, pairs, query, samples=samples, sampling=sampling, rows=rows)
 
   def surprise(self, frames: np.ndarray, *, rows: int = 8) -> np.ndarray:
     """How unlikely each token of videos is, given all before it.

@@ -203,24 +203,36 @@ def paint(
     bright_N3: its colour, [3] or at each frame.
     shown_N: 1.0 in frames that it is in, else 0.0.
   """
-  size_px = image_NHW3.shape[1]
-  axis = axis_of(size_px)
-  dx_NW = _wrapped(axis[None] - path.x_N[:, None]).astype(np.float32)
-  dy_NH = _wrapped(axis[None] - path.y_N[:, None]).astype(np.float32)
-  radius_N11 = path.radius_N[:, None, None].astype(np.float32)
-  cos_N11 = np.cos(path.angle_N)[:, None, None].astype(np.float32)
-  sin_N11 = np.sin(path.angle_N)[:, None, None].astype(np.float32)
-  # Object coordinates, in radii: the texture moves and turns with the object.
-  dx_N1W, dy_NH1 = dx_NW[:, None, :], dy_NH[:, :, None]
-  u_NHW = (cos_N11 * dx_N1W + sin_N11 * dy_NH1) / radius_N11
-  v_NHW = (cos_N11 * dy_NH1 - sin_N11 * dx_N1W) / radius_N11
-  pixels_N11 = radius_N11 * size_px
+  u_NHW, v_NHW, pixels_N11 = _axes(path, image_NHW3.shape[1])
   alpha_NHW = coverage(_distance(u_NHW, v_NHW, shape) * pixels_N11)
   alpha_NHW *= np.reshape(np.asarray(shown_N, np.float32), (-1, 1, 1))
   light_NHW = coverage(_pattern(u_NHW, v_NHW, texture) * pixels_N11)
   tone_NHW = alpha_NHW * (_SHADE + (1 - _SHADE) * light_NHW)
   image_NHW3 *= 1 - alpha_NHW[..., None]
   image_NHW3 += tone_NHW[..., None] * np.reshape(bright_N3, (-1, 1, 1, 3))
+
+
+def covered(path: Path, shape: str, size_px: int) -> np.ndarray:
+  """[N, H, W], 0 to 1: the share of each pixel that `paint` gives to an object."""
+  u_NHW, v_NHW, pixels_N11 = _axes(path, size_px)
+  return coverage(_distance(u_NHW, v_NHW, shape) * pixels_N11)
+
+
+def _axes(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(u and v of each pixel [N, H, W], pixels of a radius [N, 1, 1]) of an object.
+
+  Its coordinates, in radii: the texture moves and turns with the object.
+  """
+  axis = axis_of(size_px)
+  dx_NW = _wrapped(axis[None] - path.x_N[:, None]).astype(np.float32)
+  dy_NH = _wrapped(axis[None] - path.y_N[:, None]).astype(np.float32)
+  radius_N11 = path.radius_N[:, None, None].astype(np.float32)
+  cos_N11 = np.cos(path.angle_N)[:, None, None].astype(np.float32)
+  sin_N11 = np.sin(path.angle_N)[:, None, None].astype(np.float32)
+  dx_N1W, dy_NH1 = dx_NW[:, None, :], dy_NH[:, :, None]
+  u_NHW = (cos_N11 * dx_N1W + sin_N11 * dy_NH1) / radius_N11
+  v_NHW = (cos_N11 * dy_NH1 - sin_N11 * dx_N1W) / radius_N11
+  return u_NHW, v_NHW, radius_N11 * size_px
 
 
 def coverage(distance_px: np.ndarray) -> np.ndarray:

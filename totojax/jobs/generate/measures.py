@@ -62,7 +62,9 @@ def measure(
   """Compares all clips with the truth and what needs no network; draws some."""
   table, drawn, notes = continuations.Table(), [], []
   known = [min(max(len(c.codes_NP) - amounts.context, 0), amounts.further) for c in clips]
-  predictors = _predictors(model.run, notes)
+  prompted = bool(config.prompt.pairs)  # of pictures, whose answers nobody knows
+  predictors = None if prompted else _predictors(model.run, notes)
+  answers = []
   files.make_folder(workdir / "videos")
   with console.tracking("measuring and drawing", unit="clips", total=len(clips)) as bar:
     for number, clip in enumerate(clips):
@@ -70,6 +72,8 @@ def measure(
       tokens.add_to(table, predictors)
       frames = _Frames(tokens, model, predictors)
       frames.add_to(table)
+      if prompted:
+        answers.append({"id": clip.id, "files": _write_answers(frames, number, workdir)})
       if number < config.output.clips:
         drawn.append(_draw(frames, number, config, workdir, notes))
       bar.advance()
@@ -91,11 +95,21 @@ def measure(
       "loss": "nats per visual token",
     },
     "notes": list(dict.fromkeys(notes)),
+    **({"answers": answers} if prompted else {}),
     "drawn": drawn,
   }
   for note in summary["notes"]:
     console.say(note)
   return Found(table.rows(), summary, sentence(summary))
+
+
+def _write_answers(frames: "_Frames", number: int, workdir: epath.Path) -> list[str]:
+  """Writes what was drawn for a query, a picture for each sample; their names."""
+  files.make_folder(workdir / "answers")
+  names = [f"answers/{number:05d}-{k:03d}.png" for k in range(len(frames.samples))]
+  for name, sample_TSS3 in zip(names, frames.samples):
+    files.write_bytes(workdir / name, movies.png(sample_TSS3[-1]))
+  return names
 
 
 def _predictors(run: backbone.Trained, notes: list[str]) -> continuations.Predictors | None:
@@ -243,13 +257,14 @@ def _draw(
     columns.append((f"sample {k + 1}", enlarged(sample_TSS3), given))
   pairs = [(pixels_TSS3, count) for _, pixels_TSS3, count in columns]
   together = movies.beside(pairs, frames=frames.end)
-  places = np.unique(np.linspace(0, frames.end - 1, _STRIP).astype(int)).tolist()
+  is_video = not config.prompt.pairs
+  shown = _STRIP if is_video else frames.end
+  places = np.unique(np.linspace(0, frames.end - 1, shown).astype(int)).tolist()
   name = f"videos/{number:05d}"
-  made = {
-    "webp": movies.webp(together, fps=output.fps),
-    "png": movies.png(movies.strip(pairs, places)),
-  }
-  if output.codec:
+  made = {"png": movies.png(movies.strip(pairs, places))}
+  if is_video:
+    made["webp"] = movies.webp(together, fps=output.fps)
+  if is_video and output.codec:
     try:
       made["mp4"] = movies.mp4(together, fps=output.fps, codec=output.codec, crf=output.crf)
     except ImportError as error:
@@ -274,6 +289,8 @@ def truths(known_frames: Mapping[str, int]) -> str:
 def sentence(summary: Mapping[str, Any]) -> str:
   """What is said of it when the job ends."""
   metrics = summary["metrics"]
+  if "answers" in summary:
+    return f"{len(summary['answers'])} queries are answered: answers/ and report.html"
   model = metrics.get("model/loss")
   if model is None:
     return "no frame after what was given is known: there is nothing to compare with"

@@ -15,11 +15,11 @@ import numpy as np
 from totojax.config.generate import Generate
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import containers, media, video
-from totojax.data.sources import folder, items as items_lib
+from totojax.data.sources import folder, items as items_lib, pairs as pair_lib
 from totojax.data.store import manifests, store as store_lib
 from totojax.rundir import console, files
 from totojax.storage import objects, outside
-from totojax.trained import backbone, continued, model as pretrained
+from totojax.trained import backbone, continued, model as pretrained, prompting
 
 _STRIDE_FRAMES, _FPS = 4, 30.0  # section 3.4, where no training data say otherwise
 _AT_A_TIME = 32  # clips that are encoded
@@ -43,6 +43,9 @@ class Amounts:
       ConfigError: they do not fit it.
     """
     spec = run.model.spec
+    if config.prompt.pairs:
+      given = 2 * len(_pairs(config, run)) + 1
+      return cls(given, 1, given, 1)
     latents, window = spec.latents, min(spec.frames, spec.context // spec.frame_tokens)
     given = config.prompt.frames or latents.whole_frames(max(window // 2, 1))
     new = config.new_frames or max(latents.whole_frames(window) - given, latents.frame_factor)
@@ -71,7 +74,8 @@ class Source:
   fps: float  # frames a second of what the model sees; 0.0: not known
   store: store_lib.Store | None  # or
   items: Sequence[items_lib.Item]  # files
-  spec: video.ClipSpec | None  # of files
+  spec: video.ClipSpec | None  # of videos
+  pairs: Sequence[pair_lib.Pair] = ()  # that are given before files of pictures
 
 
 def find(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: int) -> Source:
@@ -81,6 +85,9 @@ def find(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: int
     ConfigError: there is none, or they are too short or of another tokenizer.
     ImportError: the package that reads videos is missing.
   """
+  if config.prompt.pairs:
+    queries = _listed(config, kind="image")
+    return Source(config.prompt.path, 0.0, None, queries, None, _pairs(config, run))
   if config.prompt.path:
     return _files(config, run, amounts, size_px)
   path = config.prompt.store or next(iter(run.config.data.validation.values()), "")
@@ -120,17 +127,7 @@ def _store(config: Generate, path: str, run: backbone.Trained, amounts: Amounts)
 
 
 def _files(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: int) -> Source:
-  path = config.prompt.path
-  if os.path.isfile(path) or (objects.is_url(path) and objects.exists(path)):
-    items = [items_lib.Item(items_lib.name(os.path.basename(path)), path)]
-  elif not objects.is_url(path) and not os.path.exists(path):
-    raise ConfigError(f"prompt.path is {path!r}, and there is no such file or folder")
-  else:
-    try:
-      listing = folder.list_items(path, "", kind="video", class_folders=False)
-    except ValueError as error:
-      raise ConfigError(f"prompt.path: {error}") from error
-    items = [listing.items[i] for i in spread(len(listing.items), config.prompt.clips)]
+  items = _listed(config, kind="video")
   stride, fps = _rate(run)
   spec = video.ClipSpec(
     frames=amounts.given + amounts.new,
@@ -141,7 +138,31 @@ def _files(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: i
     short="skip",
   )
   media.check_installed(items[0], spec)
-  return Source(path, spec.fps / spec.stride_frames, None, items, spec)
+  return Source(config.prompt.path, spec.fps / spec.stride_frames, None, items, spec)
+
+
+def _listed(config: Generate, *, kind: str) -> list[items_lib.Item]:
+  """The files of `prompt.path`."""
+  path = config.prompt.path
+  if os.path.isfile(path) or (objects.is_url(path) and objects.exists(path)):
+    return [items_lib.Item(items_lib.name(os.path.basename(path)), path)]
+  if not objects.is_url(path) and not os.path.exists(path):
+    raise ConfigError(f"prompt.path is {path!r}, and there is no such file or folder")
+  try:
+    listing = folder.list_items(path, "", kind=kind, class_folders=False)
+  except ValueError as error:
+    raise ConfigError(f"prompt.path: {error}") from error
+  return [listing.items[i] for i in spread(len(listing.items), config.prompt.clips)]
+
+
+def _pairs(config: Generate, run: backbone.Trained) -> list[pair_lib.Pair]:
+  """The example pairs of `prompt.pairs`, where the model can be given as many."""
+  try:
+    found = pair_lib.list_pairs(config.prompt.pairs)
+    prompting.check(run.model.spec, pairs=len(found), name=str(run.path))
+  except ValueError as error:
+    raise ConfigError(f"prompt.pairs: {error}") from error
+  return found
 
 
 def _rate(run: backbone.Trained) -> tuple[int, float]:
@@ -173,9 +194,13 @@ def read(
   if source.store is not None:
     return list(_of_store(source.store, model, amounts, config.prompt.clips)), []
   clips, skipped, still = [], [], []
+  examples = _examples(source.pairs)
   with console.tracking("reading what is continued", unit="files", total=len(source.items)) as bar:
     for item in source.items:
-      found = _of_file(item, source, amounts, place=config.prompt.place)
+      if source.pairs:
+        found = _of_query(item, examples, model)
+      else:
+        found = _of_file(item, source, amounts, place=config.prompt.place)
       bar.advance()
       if isinstance(found, items_lib.Skipped):
         skipped.append(found)
@@ -188,7 +213,7 @@ def read(
     first = skipped[0]
     more = f" (and {len(skipped) - 1} more files)" if len(skipped) > 1 else ""
     raise ConfigError(f"prompt.path {source.name}: {first.id} gives no clip{more}: {first.reason}")
-  if still:
+  if still and not source.pairs:
     console.say(
       f"{len(still)} of {len(clips)} clips repeat frames ({still[0]}): nothing moves in them, or"
       f" their files have fewer than {source.fps:g} frames a second (a larger"
@@ -254,6 +279,26 @@ def _of_file(
   stretch = dataclasses.replace(item, start_s=first / spec.fps, end_s=ends)
   found = media.load(stretch, spec, seed=0)
   return found if isinstance(found, items_lib.Skipped) else found[0]
+
+
+def _examples(pairs: Sequence[pair_lib.Pair]) -> list[tuple[np.ndarray, np.ndarray]]:
+  try:
+    return [pair.read() for pair in pairs]
+  except ValueError as error:
+    raise ConfigError(f"prompt.pairs: {error}") from error
+
+
+def _of_query(
+  item: items_lib.Item,
+  examples: Sequence[tuple[np.ndarray, np.ndarray]],
+  model: pretrained.Pretrained,
+) -> np.ndarray | items_lib.Skipped:
+  """Frames [T, S, S, 3] of a prompt of pictures; or why there are none."""
+  try:
+    query_HW3 = pair_lib.read(item.path)
+  except ValueError as error:
+    return items_lib.Skipped(item.id, outside.shown(error))
+  return prompting.frames_of(examples, query_HW3, model.fitted)[0]
 
 
 def digest(clips: Sequence[Clip]) -> str:
