@@ -43,6 +43,8 @@ SERVING_ADVICE = (
 SERVING_LIMITS = (
   "A step reads the whole static cache, also places that hold nothing yet.",
   "tokens/s and frames/s are those of the slower of cycles and memory.",
+  "Weights that are copied to the cores ahead of their products count as hidden behind other work;"
+  " 'copies alone' is what that takes by itself at the memory's nominal rate.",
 )
 
 
