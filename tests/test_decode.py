@@ -5,6 +5,7 @@ Generation on top of it: `test_generate.py`.
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,23 @@ def test_bfloat16_is_near_and_its_cache_is_bfloat16():
   expected = whole(model, params, inputs)[:, 3:]
   found = cached(model, params, inputs, prompt=4, room=16)
   assert relative(found, expected) < 0.03
+
+
+def test_a_step_writes_its_cache_in_place():
+  model = build(depth=2)
+  weights = decode.load(model, init(model))
+  cache = jax.eval_shape(lambda: decode.empty(model, rows=3, room=16))
+  shape = ",".join(map(str, cache.keys[0].shape))
+
+  def copies(**options):
+    step = jax.jit(functools.partial(decode.step, model), **options)
+    args = (weights, cache, jnp.zeros(3, jnp.int32), jnp.int32(5))
+    text = step.lower(*args).compile().as_text()
+    return len(re.findall(rf" = f32\[{shape}\]\S* copy\(", text))
+
+  assert copies(donate_argnums=1) == 0
+  # Control: of a cache that the caller keeps, both arrays of both layers.
+  assert copies() == 4
 
 
 def test_a_prompt_that_does_not_fit_is_refused():
