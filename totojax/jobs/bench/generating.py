@@ -100,7 +100,9 @@ def prompt(
   spec: sequence.SequenceSpec, batch: int, frames: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Random codes [B, N, P] of a video's first frames, and the tokens [B, T] that they are."""
-  codes_BNP = np.random.default_rng(seed).integers(0, spec.vocab, (batch, frames, spec.frame_tokens))
+  codes_BNP = np.random.default_rng(seed).integers(
+    0, spec.vocab, (batch, frames, spec.frame_tokens)
+  )
   start_B1 = np.full((batch, 1), sequence.VIDEO_START)
   tokens_BT = codes_BNP.reshape(batch, -1) + sequence.SPECIALS
   return codes_BNP, np.concatenate([start_B1, tokens_BT], axis=1)

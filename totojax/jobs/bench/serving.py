@@ -98,9 +98,7 @@ def _case(
       "threads": provenance.cores(),
       "measured_bytes_per_s": memory,
       "read_bytes_of_a_step": read,
-      "tokens_equal_frac": float(
-        np.mean(sequence.codes_of(tokens) == codes.reshape(batch, -1))
-      ),
+      "tokens_equal_frac": float(np.mean(sequence.codes_of(tokens) == codes.reshape(batch, -1))),
       **sides,
     }
 
@@ -114,9 +112,7 @@ def _case(
     case=f"{batch} x {inputs_BT.shape[1]} + {count} tokens, {dtype}",
     compares="continuing a video: a prompt is read, then the most likely tokens are chosen",
     unit="tokens",
-    goals=lambda rounds: [
-      measure.Goal("times transformers' tokens/s", rounds.ratio.median, GOAL)
-    ],
+    goals=lambda rounds: [measure.Goal("times transformers' tokens/s", rounds.ratio.median, GOAL)],
     facts=facts,
     told=told,
   )
