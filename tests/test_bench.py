@@ -158,7 +158,8 @@ def tiny(*rows):
   c.dvae_encode.update(frames=2, size_px=16, hidden=64, vocab=512)
   c.tokenizers.update(families=("cosmos-di",), frames=2, size_px=16)
   c.store.update(records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4)
-  parts = (c.checkpoint, c.startup, c.decode_tokens)
+  c.serving.update(rows=(1, 2), context=1, further=3, copied_mib=1)
+  parts = (c.checkpoint, c.startup, c.decode_tokens, c.serving)
   for trained in (*(part.trained for part in parts), *c.train_step.trained.values()):
     trained.model.update(recipes.PRESETS["tiny"])
     trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
@@ -335,6 +336,29 @@ def test_decode_tokens(tmp_path):
   check(row)
   assert row["ours"]["units"] == row["theirs"]["units"] == [4.0, 4.0]
   assert row["facts"]["tokens_equal_frac"] == 1.0  # the same work is done
+
+
+def test_serving(tmp_path, capsys):
+  pytest.importorskip("transformers")
+  rows = measured(tmp_path, "serving")
+  assert [row["case"] for row in rows] == [f"{n} x 5 + 12 tokens, float32" for n in (1, 2)]
+  read = []
+  for row in rows:
+    check(row)
+    facts = row["facts"]
+    assert facts["tokens_equal_frac"] == 1.0  # the same work is done
+    for side in ("ours", "theirs"):
+      # A third of the tokens is there with the first frame.
+      assert 0 < facts[f"first_frame_s_{side}"] < max(row[side]["wall_s"])
+      step_s = facts[f"step_ms_{side}"] / 1e3
+      share = facts["read_bytes_of_a_step"] / step_s / facts["measured_bytes_per_s"]
+      assert facts[f"memory_share_{side}"] == pytest.approx(share)
+    read.append(facts["read_bytes_of_a_step"])
+  # Of another row, keys and values of 12.5 tokens, in the mean of eight steps.
+  c = recipes.PRESETS["tiny"]
+  assert read[1] - read[0] == 2 * c["depth"] * c["width"] * 12.5 * 4
+  printed = capsys.readouterr().out
+  assert printed.count("First frame after") == 2 and printed.count("that the memory gives") == 2
 
 
 def test_probe(tmp_path):

@@ -5,6 +5,7 @@ Generation on top of it: `test_generate.py`.
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,23 @@ def test_bfloat16_is_near_and_its_cache_is_bfloat16():
   assert relative(found, expected) < 0.03
 
 
+def test_a_step_writes_its_cache_in_place():
+  model = build(depth=2)
+  weights = decode.load(model, init(model))
+  cache = jax.eval_shape(lambda: decode.empty(model, rows=3, room=16))
+  shape = ",".join(map(str, cache.keys[0].shape))
+
+  def copies(**options):
+    step = jax.jit(functools.partial(decode.step, model), **options)
+    args = (weights, cache, jnp.zeros(3, jnp.int32), jnp.int32(5))
+    text = step.lower(*args).compile().as_text()
+    return len(re.findall(rf" = f32\[{shape}\]\S* copy\(", text))
+
+  assert copies(donate_argnums=1) == 0
+  # Control: of a cache that the caller keeps, both arrays of both layers.
+  assert copies() == 4
+
+
 def test_a_prompt_that_does_not_fit_is_refused():
   model = build()
   weights = decode.load(model, init(model))
@@ -148,11 +166,11 @@ def test_a_prompt_that_does_not_fit_is_refused():
     decode.prefill(model, weights, jnp.zeros((1, 0), jnp.int32), room=16)
 
 
-def test_a_cache_is_read_the_same_by_product():
+def test_a_cache_is_read_the_same_in_groups_of_heads():
   """A TPU's way of it against softmax over all keys in one array."""
   keys = jax.random.split(jax.random.key(0), 5)
-  q, k, v = (jax.random.normal(key, (2, 1, 3, 16)) for key in keys[:3])
-  past = [jax.random.normal(key, (2, 3, 9, 16)) for key in keys[3:]]
+  q, k, v = (jax.random.normal(key, (2, 1, 4, 16)) for key in keys[:3])
+  past = [jax.random.normal(key, (2, 4, 9, 16)) for key in keys[3:]]
   seen = 5  # of the 9 places
   all_k, all_v = (
     jnp.concatenate([jnp.swapaxes(old[:, :, :seen], 1, 2), new], axis=1)
@@ -161,18 +179,24 @@ def test_a_cache_is_read_the_same_by_product():
   weights = jax.nn.softmax(0.3 * jnp.einsum("BTHK,BSHK->BHTS", q, all_k))
   expected = jnp.einsum("BHTS,BSHK->BTHK", weights, all_v)
 
-  def found(by_product, places):
+  def found(together, least_rows, places):
+    keys, values = (
+      jnp.swapaxes(x.reshape(2, 4 // together, together, 9, 16), 2, 3).reshape(
+        2, 4 // together, 9, together * 16
+      )
+      for x in past
+    )
     return attention.attend_to_cache(
       q,
       k,
       v,
-      keys_BHSK=past[0],
-      values_BHSK=past[1],
+      keys_BNSC=keys,
+      values_BNSC=values,
       seen_BS=(jnp.arange(9) < places)[None],
       scale=0.3,
-      by_product=by_product,
+      least_rows=least_rows,
     )
 
-  for by_product in (False, True):
-    assert relative(found(by_product, seen), expected) < 1e-5
-    assert relative(found(by_product, seen + 1), expected) > 1e-2
+  for how in ((1, 1), (1, 8), (2, 1), (4, 4), (4, 8)):
+    assert relative(found(*how, seen), expected) < 1e-5
+    assert relative(found(*how, seen + 1), expected) > 1e-2

@@ -21,6 +21,7 @@ ROWS = (
   "store_read",
   "train_step",
   "decode_tokens",
+  "serving",
   "probe",
   "sweep",
   "checkpoint",
@@ -161,6 +162,19 @@ class DecodeTokensBench(Section):
   trained: Pretrain = field(_four_layers(frames=2), "the model")
 
 
+@section("serving")
+class ServingBench(Section):
+  """What is served: 1,024 tokens after a video's first frame."""
+
+  rows: tuple[int, ...] = field((1, 8), "a case each; sequences at a time", at_least=1)
+  context: int = field(1, "that are given", at_least=1, unit="frames")
+  further: int = field(4, "that are made", at_least=2, unit="frames")
+  copied_mib: int = field(512, "array whose reading gives the memory's rate", at_least=1)
+  trained: Pretrain = field(
+    _trained("base", 1, _frames(5), width=512, depth=8, heads=8, mlp_dim=1408), "the model"
+  )
+
+
 @section("probe")
 class ProbeBench(Section):
   """What is probed: every layer of four, 20 settings each."""
@@ -265,6 +279,7 @@ class BenchJob(Section):
   store: StoreBench = field(StoreBench(), "rows store_write and store_read")
   train_step: TrainStepBench = field(TrainStepBench(), "row train_step")
   decode_tokens: DecodeTokensBench = field(DecodeTokensBench(), "row decode_tokens")
+  serving: ServingBench = field(ServingBench(), "row serving")
   probe: ProbeBench = field(ProbeBench(), "row probe")
   sweep: SweepBench = field(SweepBench(), "row sweep")
   checkpoint: CheckpointBench = field(CheckpointBench(), "row checkpoint")

@@ -18,7 +18,6 @@ IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
 # (`checkpoint_name`).
 KERNELS = frozenset({"splash"})
 ALL = -1  # `prefix_tokens` of full attention
-TPU_ROWS = 8  # of a register
 
 # (queries and keys, rotated where they are at all, values, scale of q k) ->
 # what the queries mix of the values, and what the caller wants of a layer. A
@@ -146,11 +145,11 @@ def attend_to_cache(
   k_B1HK: jax.Array,
   v_B1HK: jax.Array,
   *,
-  keys_BHSK: jax.Array,
-  values_BHSK: jax.Array,
+  keys_BNSC: jax.Array,
+  values_BNSC: jax.Array,
   seen_BS: jax.Array,
   scale: float,
-  by_product: bool,
+  least_rows: int = 1,
 ) -> jax.Array:
   """Softmax(q k scale) v of one query, its own key and a cache.
 
@@ -161,49 +160,59 @@ def attend_to_cache(
     q_B1HK: queries.
     k_B1HK: the key of the same token.
     v_B1HK: its value.
-    keys_BHSK: of other tokens; heads come first, so that nothing is transposed
-      to be multiplied.
-    values_BHSK: theirs.
+    keys_BNSC: of other tokens, in N groups of J heads that lie side by side (C =
+      J K). Groups come first, so that nothing is transposed to be multiplied.
+    values_BNSC: theirs.
     seen_BS: which places the query sees, [B or 1, S]; the others may hold
       anything finite.
     scale: of q k.
-    by_product: compute each query several times: a product with one row is left
-      to a TPU's vector unit, which takes longer over it than its matrix unit
-      does over eight (2.5 times, as the compiler for a v5e estimates it).
+    least_rows: of the product of a group's queries, of which each is a row, with
+      its keys. A product with one row is left to a TPU's vector unit, which takes
+      longer over it than its matrix unit does over eight (2.5 times, as the
+      compiler for a v5e estimates it).
 
   Returns:
     [B, 1, H, K] in q's dtype.
   """
   wide = jnp.float32
-  if by_product:
-    logits_BHTS = jnp.einsum(
-      "BTHK,BHSK->BHTS",
-      jnp.repeat(q_B1HK, TPU_ROWS, axis=1),
-      keys_BHSK,
-      preferred_element_type=wide,
-    )
-  else:  # the other way round, XLA for CPUs would transpose the keys
-    logits_BHTS = jnp.einsum("BHSK,BHK->BHS", keys_BHSK, q_B1HK[:, 0], preferred_element_type=wide)[
-      :, :, None
-    ]
+  batch, _, heads, _ = q_B1HK.shape
+  groups = keys_BNSC.shape[1]
+  together = heads // groups  # J
+  rows = max(together, least_rows)  # R: those that are too many hold zeros
+
+  def grouped(x_B1HK):
+    return x_B1HK.reshape(batch, groups, together, -1)
+
+  def filled(x_BNJE):
+    return jnp.pad(x_BNJE, [(0, 0), (0, 0), (0, rows - together), (0, 0)])
+
+  # Each head's row has zeros where the others of its group have their keys.
+  own_place_JJ1 = jnp.eye(together, dtype=q_B1HK.dtype)[..., None]
+  if rows == 1:  # the other way round, XLA for CPUs would transpose the keys
+    logits_BNRS = jnp.einsum("BHSK,BHK->BHS", keys_BNSC, q_B1HK[:, 0], preferred_element_type=wide)
+    logits_BNRS = logits_BNRS[:, :, None]
+  else:
+    apart_BNJJK = grouped(q_B1HK)[:, :, :, None] * own_place_JJ1
+    q_BNRC = filled(apart_BNJJK.reshape(batch, groups, together, -1))
+    logits_BNRS = jnp.einsum("BNRC,BNSC->BNRS", q_BNRC, keys_BNSC, preferred_element_type=wide)
   seen_B11S = seen_BS[:, None, None]
-  logits_BHTS = jnp.where(seen_B11S, logits_BHTS * scale, -jnp.inf)
-  own_BH11 = (
-    scale * jnp.einsum("BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide)[..., None]
-  )
-  top_BHT1 = jnp.maximum(jnp.max(logits_BHTS, axis=-1, keepdims=True), own_BH11)
-  weights_BHTS = jnp.exp(logits_BHTS - top_BHT1)
-  own_BHT1 = jnp.exp(own_BH11 - top_BHT1)
-  total_BHT1 = jnp.sum(weights_BHTS, axis=-1, keepdims=True) + own_BHT1
-  mixed_BTHK = jnp.einsum(
-    "BHTS,BHSK->BTHK",
-    (weights_BHTS / total_BHT1).astype(q_B1HK.dtype),
-    values_BHSK,
+  logits_BNRS = jnp.where(seen_B11S, logits_BNRS * scale, -jnp.inf)
+  own_BHT = jnp.einsum("BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide)
+  own_BNR1 = filled(grouped(scale * own_BHT))
+  top_BNR1 = jnp.maximum(jnp.max(logits_BNRS, axis=-1, keepdims=True), own_BNR1)
+  weights_BNRS = jnp.exp(logits_BNRS - top_BNR1)
+  own_BNR1 = jnp.exp(own_BNR1 - top_BNR1)
+  total_BNR1 = jnp.sum(weights_BNRS, axis=-1, keepdims=True) + own_BNR1
+  mixed_BNRC = jnp.einsum(
+    "BNRS,BNSC->BNRC",
+    (weights_BNRS / total_BNR1).astype(q_B1HK.dtype),
+    values_BNSC,
     preferred_element_type=wide,
   )
-  own_BTH1 = jnp.swapaxes(own_BHT1 / total_BHT1, 1, 2)
-  mixed_BTHK += own_BTH1 * v_B1HK
-  return mixed_BTHK[:, :1].astype(q_B1HK.dtype)
+  mixed_BNJJK = mixed_BNRC[:, :, :together].reshape(batch, groups, together, together, -1)
+  mixed_BNJK = jnp.sum(mixed_BNJJK * own_place_JJ1, axis=3)
+  mixed_BNJK += (own_BNR1 / total_BNR1)[:, :, :together] * grouped(v_B1HK)
+  return mixed_BNJK.reshape(q_B1HK.shape).astype(q_B1HK.dtype)
 
 
 def _visible(rows: jax.Array, columns: jax.Array, prefix: int) -> jax.Array:

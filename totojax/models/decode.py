@@ -5,7 +5,7 @@ of its own (`architecture.Architecture.empty_state`), whose size does not grow
 with them.
 
 Shapes: L layers, B batch, T tokens of a prompt, S tokens that the cache has
-room for, D width, H heads, K head dim, V padded vocabulary.
+room for, D width, H heads, K head dim, N groups of J heads, V padded vocabulary.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,9 @@ _ONE_TOKEN = platform_lib.Platform("one token")
 class Cache(NamedTuple):
   """Keys and values of the tokens so far, in the dtype of compute."""
 
-  # Rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where the
-  # weights are a tuple of layers too.
+  # Rotated, [L, B, N, S, C]: J heads lie side by side in each of N groups (H = N J,
+  # C = J K). Or a tuple of L arrays [B, N, S, C], where the weights are a tuple of
+  # layers too.
   keys: Any
   values: Any  # the same
   # int32, what stands where, for a model whose images are hidden from each
@@ -42,20 +43,27 @@ class Cache(NamedTuple):
 State = Any
 
 
+def stacked(model: trunk.Trunk) -> bool:
+  """Whether layers of weights and cache are stacks, which a step scans over.
+
+  A scan copies each layer's weights out of the stack in every step, but compiles
+  sooner. `compute.unroll` of 1 asks for one.
+  """
+  return model.compute.unroll == 1 and not model.compute.platform.decodes_apart
+
+
 def load(model: trunk.Trunk, params: Any) -> Any:
   """Parameters as decoding reads them, once before all steps.
 
-  In the dtype of compute, as each step reads every one of them. On a CPU the
-  layers are taken apart: a scan over stacked layers, which an accelerator
-  wants, copies each layer's weights out of the stack in every step.
+  In the dtype of compute, as each step reads every one of them. Layers are taken
+  apart (`stacked`).
 
   Args:
-    model: the model; its `compute.unroll` says which of the two it is to be,
-      and 1 is a scan.
+    model: the model.
     params: of `Trunk`, without boxes.
   """
   weights = trunk.cast(model.config, params, model.compute.dtype)
-  if model.compute.unroll == 1:
+  if stacked(model):
     return weights
   blocks = tuple(
     jax.tree.map(lambda leaf, i=i: leaf[i], weights["blocks"]) for i in range(model.config.depth)
@@ -63,10 +71,16 @@ def load(model: trunk.Trunk, params: Any) -> Any:
   return {**weights, "blocks": blocks}
 
 
-def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache | State:
+def empty(model: trunk.Trunk, *, rows: int, room: int, split: int = 1) -> Cache | State:
   """The cache of `rows` sequences of up to `room` tokens, all zero.
 
   A state has room for any number of tokens.
+
+  Args:
+    model: the model.
+    rows: sequences at a time (B).
+    room: tokens that each has room for (S).
+    split: devices that heads are spread over.
 
   Raises:
     ValueError: the architecture does not decode.
@@ -74,13 +88,16 @@ def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache | State:
   c = model.config
   states = [c.empty_state(rows) for _ in range(c.depth)]
   if states[0] is not None:
-    stack = jnp.stack if model.compute.unroll == 1 else tuple
+    stack = jnp.stack if stacked(model) else tuple
     return type(states[0])(*(stack(parts) for parts in zip(*states)))
-  shape, dtype = c.cache_shape(rows, room), model.compute.dtype
+  _, heads, _, head_dim = c.cache_shape(rows, room)
+  most = min(model.compute.platform.query_rows, max(heads // split, 1))
+  together = next(n for n in range(most, 0, -1) if heads // split % n == 0)
+  shape, dtype = (rows, heads // together, room, together * head_dim), model.compute.dtype
   tokens_BS = None
   if model.spec.segments:
     tokens_BS = jnp.full((rows, room), sequence.PAD, jnp.int32)
-  if model.compute.unroll == 1:
+  if stacked(model):
     keys, values = (jnp.zeros((c.depth, *shape), dtype) for _ in range(2))
     return Cache(keys, values, tokens_BS)
   keys, values = (tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2))
@@ -88,12 +105,34 @@ def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache | State:
 
 
 def axes(model: trunk.Trunk, cache: Cache | State) -> Any:
-  """Logical axes of a cache whose layers are stacked: its tree."""
+  """Logical axes of a cache: its tree."""
   if not isinstance(cache, Cache):
-    return model.config.state_axes()
+    state = model.config.state_axes()
+    return type(state)._make(_axes_apart(model, part) for part in state)
   stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
   tokens_BS = None if cache.tokens_BS is None else PartitionSpec("batch")
-  return Cache._make((stack, stack, tokens_BS))
+  layers_axes = _axes_apart(model, stack)
+  return Cache._make((layers_axes, layers_axes, tokens_BS))
+
+
+def weight_axes(model: trunk.Trunk, params_axes: Any) -> Any:
+  """Logical axes of what `load` gives.
+
+  Args:
+    model: the model.
+    params_axes: of its parameters.
+  """
+  blocks = params_axes["blocks"]
+  if not stacked(model):
+    is_leaf = lambda x: isinstance(x, PartitionSpec)
+    one = jax.tree.map(lambda axes: PartitionSpec(*axes[1:]), blocks, is_leaf=is_leaf)
+    blocks = (one,) * model.config.depth
+  return {**params_axes, "blocks": blocks}
+
+
+def _axes_apart(model: trunk.Trunk, stack: PartitionSpec) -> Any:
+  """Axes of a stack; of each of its layers, where they are apart."""
+  return stack if stacked(model) else (PartitionSpec(*stack[1:]),) * model.config.depth
 
 
 def prefill(
@@ -166,8 +205,7 @@ def step(
   place_1 = jnp.reshape(position, (1,))
   rope = model.config.angles(place_1)
   cache = _noted(cache, inputs_B1, position)
-  stacked = not isinstance(cache.keys, tuple)
-  room = (cache.keys if stacked else cache.keys[0]).shape[-2]
+  room = jax.tree.leaves(cache.keys)[0].shape[-2]
   seen_BS = (jnp.arange(room) < position)[None]
   if cache.tokens_BS is not None:
     segments_BS = sequence.segment_ids(cache.tokens_BS, model.spec)
@@ -175,11 +213,11 @@ def step(
     seen_BS = seen_BS & (segments_BS == own_B1)
 
   attend = functools.partial(
-    attention.attend_to_cache, seen_BS=seen_BS, by_product=model.compute.platform.repeated_query
+    attention.attend_to_cache, seen_BS=seen_BS, least_rows=model.compute.platform.query_rows
   )
 
   def layer_mix(past):
-    cached = {"keys_BHSK": past[0], "values_BHSK": past[1]}
+    cached = {"keys_BNSC": past[0], "values_BNSC": past[1]}
     return lambda q, k, v, scale: (attend(q, k, v, **cached, scale=scale), (k, v))
 
   plain = _computed(model, attention="xla", platform=_ONE_TOKEN)
@@ -227,7 +265,7 @@ def forget(model: trunk.Trunk, cache: Cache | State, count: int) -> Cache | Stat
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     rest = jax.lax.slice_in_dim(x, 1 + count, None, axis=axis)
     if turn:
-      flat = rest.reshape(-1, 1, *rest.shape[-2:])
+      flat = rest.reshape(1, 1, -1, model.config.cache_shape(1, 1)[-1])
       rest = layers.apply_rope(flat, cos, sin, by_product=False).reshape(rest.shape)
     gone = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, count, axis=axis))
     return jnp.concatenate([first, rest, gone], axis=axis)
@@ -304,7 +342,9 @@ def _written(cache: Cache, pairs: tuple[Any, Any], position: Any) -> Cache:
   """The cache with keys and values of `_through` from a position on."""
 
   def put(old, new):
-    new = jnp.swapaxes(new, -3, -2)  # [H, T, K] are the last axes
+    groups, _, wide = old.shape[-3:]
+    new = new.reshape(*new.shape[:-2], groups, wide)
+    new = jnp.swapaxes(new, -3, -2)  # [N, T, C] are the last axes
     return jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=old.ndim - 2)
 
   keys, values = jax.tree.map(put, (cache.keys, cache.values), pairs)

@@ -21,15 +21,24 @@ class Platform:
   # (`layers.looked_up`). Of a split table it is a scatter of as many rows as the
   # global batch has tokens.
   embedding_by_product: bool = False
-  # Whether the query of a single token is computed several times
-  # (`attention.attend_to_cache`).
-  repeated_query: bool = False
+  # Of a single token: rows that its product with a cache has at least, of as many
+  # heads that lie side by side in it (`attention.attend_to_cache`).
+  query_rows: int = 1
+  # Whether a decoder takes layers apart in any case. A scan copies each layer's
+  # weights out of their stack.
+  decodes_apart: bool = False
   lanes: int = 128  # inputs whose length is free are padded to a multiple of it
 
 
 CPU = Platform("cpu", cpu_products=True, lanes=1)
 GPU = Platform("gpu")
-TPU = Platform("tpu", rope_by_product=True, embedding_by_product=True, repeated_query=True)
+TPU = Platform(
+  "tpu",
+  rope_by_product=True,
+  embedding_by_product=True,
+  query_rows=8,  # of a register
+  decodes_apart=True,
+)
 _PLATFORMS = {platform.name: platform for platform in (CPU, GPU, TPU)}
 
 

@@ -40,6 +40,7 @@ _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
     _PEAK,
     ("step, ms", "{step_s:ms}"),
     ("floor of the memory, ms", "{floor_s:ms}"),
+    ("copies alone, ms", "{copies_alone_s:ms}"),
     ("tokens/s, estimate", "{tokens_per_s:,.0f}"),
     ("tokens/s of a chip", "{tokens_per_s_of_a_chip:,.0f}"),
     *_MILLION,

@@ -481,8 +481,7 @@ def _compiled(
 
 def _cache_spec(model: trunk.Trunk) -> Any:
   """How a cache lies over the devices, as a prefix of its tree."""
-  stacked = model.compute.unroll == 1
-  rows: Any = PartitionSpec(None, _ROWS) if stacked else PartitionSpec(_ROWS)
+  rows: Any = PartitionSpec(None, _ROWS) if decode.stacked(model) else PartitionSpec(_ROWS)
   cache = jax.eval_shape(lambda: decode.empty(model, rows=1, room=2))
   if not isinstance(cache, decode.Cache):
     return rows

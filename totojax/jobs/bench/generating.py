@@ -3,7 +3,7 @@
 Shapes: B rows, N frames, P tokens of a frame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flax import linen as nn
@@ -13,6 +13,7 @@ import numpy as np
 
 from totojax import assembly, sequence
 from totojax.config.bench import DecodeTokensBench
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import hardware, measure, peers
 from totojax.models import decode, llama, trunk
 from totojax.rundir import provenance
@@ -25,25 +26,10 @@ def rows(settings: DecodeTokensBench, harness: measure.Harness) -> Iterator[meas
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
-  model = assembly.model(settings.trained)
-  spec, batch, dtype = model.spec, settings.rows, model.compute.dtype
-  key, empty_1T = jax.random.key(harness.seed), jnp.zeros((1, spec.context), jnp.int32)
-  params = nn.unbox(jax.jit(model.init)(key, empty_1T))["params"]
-  peer = peers.llama_generate(
-    llama.required(model.config),
-    params,
-    vocab=spec.padded_vocab,
-    dtype=dtype,
-    first=sequence.SPECIALS,
-    last=sequence.SPECIALS + spec.vocab,
-  )
-  weights = jax.jit(lambda params: decode.load(model, params))(params)
-  del params
-  shape = (batch, settings.context, spec.frame_tokens)
-  codes_BNP = np.random.default_rng(harness.seed).integers(0, spec.vocab, shape)
-  start_B1 = np.full((batch, 1), sequence.VIDEO_START)
-  tokens_BT = codes_BNP.reshape(batch, -1) + sequence.SPECIALS
-  inputs_BT = np.concatenate([start_B1, tokens_BT], axis=1)
+  batch = settings.rows
+  model, weights, peer = both(settings.trained, harness.seed)
+  spec, dtype = model.spec, model.compute.dtype
+  codes_BNP, inputs_BT = prompt(spec, batch, settings.context, harness.seed)
   count = settings.further * spec.frame_tokens
   sampling = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   options = {"further": settings.further, "sampling": sampling, "rows": np.arange(batch)}
@@ -89,6 +75,39 @@ def rows(settings: DecodeTokensBench, harness: measure.Harness) -> Iterator[meas
   )
 
 
+def both(trained: Pretrain, seed: int) -> tuple[trunk.Trunk, Any, Callable[..., np.ndarray]]:
+  """A model with random weights, these for `decode`, and transformers' `generate` with them.
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+  """
+  model = assembly.model(trained)
+  spec = model.spec
+  key, empty_1T = jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32)
+  params = nn.unbox(jax.jit(model.init)(key, empty_1T))["params"]
+  peer = peers.llama_generate(
+    llama.required(model.config),
+    params,
+    vocab=spec.padded_vocab,
+    dtype=model.compute.dtype,
+    first=sequence.SPECIALS,
+    last=sequence.SPECIALS + spec.vocab,
+  )
+  return model, jax.jit(lambda params: decode.load(model, params))(params), peer
+
+
+def prompt(
+  spec: sequence.SequenceSpec, batch: int, frames: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Random codes [B, N, P] of a video's first frames, and the tokens [B, T] that they are."""
+  codes_BNP = np.random.default_rng(seed).integers(
+    0, spec.vocab, (batch, frames, spec.frame_tokens)
+  )
+  start_B1 = np.full((batch, 1), sequence.VIDEO_START)
+  tokens_BT = codes_BNP.reshape(batch, -1) + sequence.SPECIALS
+  return codes_BNP, np.concatenate([start_B1, tokens_BT], axis=1)
+
+
 def floor(
   model: trunk.Trunk,
   weights: Any,
@@ -110,13 +129,8 @@ def floor(
     bytes_per_s: of the device's memory.
     rounds: the row's readings.
   """
-  c, read = model.config, dict(weights)
-  if not c.tied:
-    read.pop("embedding")  # one row of it for each token
-  weight_bytes = sum(x.nbytes for x in jax.tree.leaves(read))
-  wide = jnp.dtype(model.compute.dtype).itemsize
   mean_tokens = prompt_tokens + (count - 1) / 2
-  cache_bytes = 2 * c.depth * c.width * mean_tokens * rows * wide
+  weight_bytes, cache_bytes = read_bytes(model, weights, rows=rows, tokens=mean_tokens)
   floor_s = count * (weight_bytes + cache_bytes) / bytes_per_s
   ours_s = measure.spread([r.usage.wall_s for r in rounds.ours]).median
   return {
@@ -126,3 +140,15 @@ def floor(
     "bandwidth_floor_s": floor_s,
     "floor_over_ours": floor_s / ours_s,
   }
+
+
+def read_bytes(
+  model: trunk.Trunk, weights: Any, *, rows: int, tokens: float
+) -> tuple[float, float]:
+  """What a step cannot do without reading: weights, and keys and values of the tokens so far."""
+  c, read = model.config, dict(weights)
+  if not c.tied:
+    read.pop("embedding")  # one row of it for each token
+  weight_bytes = sum(x.nbytes for x in jax.tree.leaves(read))
+  wide = jnp.dtype(model.compute.dtype).itemsize
+  return weight_bytes, 2 * c.depth * c.width * tokens * rows * wide

@@ -38,9 +38,18 @@ def ceiling() -> Ceiling:
   return Ceiling(2 * _SIDE**3 / product_s, 2 * _COPIED / copy_s)
 
 
-def _seconds(function: Callable[..., jax.Array], *arrays: jax.Array) -> float:
+def bytes_per_s(copied_mib: int) -> float:
+  """Of memory: the faster of a copy and of a sum over an array of so many MiB.
+
+  The copy counts what is read and what is written.
+  """
+  copied = jnp.ones(copied_mib * 2**20 // 4, jnp.float32)
+  ways = ((2, jax.jit(lambda x: x + 1.0)), (1, jax.jit(jnp.sum)))
+  return max(n * copied.nbytes / _seconds(way, copied, calls=1) for n, way in ways)
+
+
+def _seconds(function: Callable[..., jax.Array], *arrays: jax.Array, calls: int = 20) -> float:
   """Of one call, the median over rounds of many calls."""
-  calls = 20
   jax.block_until_ready(function(*arrays))
   rounds = []
   for _ in range(5):

@@ -26,6 +26,7 @@ from totojax.jobs.bench import (
   probing,
   saving,
   scanning,
+  serving,
   startup,
   storing,
   sweeping,
@@ -46,6 +47,7 @@ ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] =
   "store_read": storing.rows_read,
   "train_step": training.rows,
   "decode_tokens": generating.rows,
+  "serving": serving.rows,
   "probe": probing.rows,
   "sweep": sweeping.rows,
   "checkpoint": saving.rows,
@@ -128,7 +130,8 @@ def show(results: Sequence[measure.Result], machine: str, *, rounds: int) -> Non
         for goal in result.goals
       ),
     )
-    notes.append(f"{title} {result.compares}: {result.ours}; against {result.theirs}")
+    told = f". {result.told}" if result.told else ""
+    notes.append(f"{title} {result.compares}: {result.ours}; against {result.theirs}{told}")
   printer = rich_console.Console()
   if not printer.is_terminal:
     printer = rich_console.Console(width=FILE_COLUMNS)

@@ -111,6 +111,7 @@ class Measurement:
   rounds: Rounds  # the readings
   goals: tuple[Goal, ...]  # what is asked of it; may be empty
   facts: Mapping[str, Any]  # sizes and whatever else explains the numbers, as plain values
+  told: str = ""  # of them, what is printed below the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +145,11 @@ class Harness:
     unit: str,
     goals: Callable[[Rounds], Sequence[Goal]] = lambda rounds: (),
     facts: Callable[[Rounds], Mapping[str, Any]] = lambda rounds: {},
+    told: Callable[[Mapping[str, Any]], str] = lambda facts: "",
   ) -> Measurement:
-    """Measures one case; `goals` and `facts` are of what was measured."""
+    """Measures one case; `goals` and `facts` are of what was measured, `told` of the facts."""
     rounds = compare(ours, theirs, how=self.how)
+    found = facts(rounds)
     return Measurement(
       row=self.row,
       case=case,
@@ -156,7 +159,8 @@ class Harness:
       theirs=theirs.what,
       rounds=rounds,
       goals=tuple(goals(rounds)),
-      facts=facts(rounds),
+      facts=found,
+      told=told(found),
     )
 
   def skipped(self, case: str, reason: object) -> Unmeasured:

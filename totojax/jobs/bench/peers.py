@@ -266,7 +266,7 @@ def _llama(torch: Any, shape: llama_lib.LlamaConfig, *, vocab: int, **more: Any)
 
 def llama_generate(
   shape: llama_lib.LlamaConfig, params: Any, *, vocab: int, dtype: str, first: int, last: int
-) -> Callable[[np.ndarray, int], np.ndarray]:
+) -> Callable[..., np.ndarray]:
   """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
 
   Args:
@@ -278,14 +278,17 @@ def llama_generate(
     last: token after the last that may be.
 
   Returns:
-    (inputs [B, T], count) -> the tokens that follow, int64 [B, count].
+    (inputs [B, T], count, told) -> the tokens that follow, int64 [B, count];
+    `told` is called with each token of all rows as it is chosen.
   """
   torch = _torch()
   device = _device(torch)
   model = llama(shape, params, vocab=vocab).to(getattr(torch, dtype))
   never = [token for token in range(vocab) if not first <= token < last]
 
-  def run(inputs_BT: np.ndarray, count: int) -> np.ndarray:
+  def run(
+    inputs_BT: np.ndarray, count: int, told: Callable[[Any], None] | None = None
+  ) -> np.ndarray:
     inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
     with torch.inference_mode():
       tokens = model.generate(
@@ -297,10 +300,26 @@ def llama_generate(
         suppress_tokens=never,
         eos_token_id=None,
         pad_token_id=0,
+        streamer=None if told is None else _Streamer(told),
       )
     return tokens[:, inputs_BT.shape[1] :].cpu().numpy()
 
   return run
+
+
+class _Streamer:
+  """What `generate` hands tokens to: the prompt first, then each as it is chosen."""
+
+  def __init__(self, told: Callable[[Any], None]):
+    self._told, self._prompt = told, True
+
+  def put(self, tokens: Any) -> None:
+    if not self._prompt:
+      self._told(tokens)
+    self._prompt = False
+
+  def end(self) -> None:
+    pass
 
 
 def products(operands: Sequence[Sequence[np.ndarray]]) -> Callable[[], list[Any]]:

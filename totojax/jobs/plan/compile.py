@@ -79,6 +79,8 @@ def plan(config: Pretrain) -> dict[str, Any]:
     model_flops_per_chip=facts["model_flops_per_step"] / len(devices),
     what=planning.what,
   )
+  if facts["what"] == "decode":
+    facts["copies_alone_s"] = estimate.copied_bytes(program) / chip.hbm_bytes_per_s
   if trains:
     facts["raising"] = list(raising.lines(config, facts))
   return facts | rates(facts, hbm_bytes_per_s=chip.hbm_bytes_per_s)

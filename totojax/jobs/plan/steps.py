@@ -43,6 +43,8 @@ SERVING_ADVICE = (
 SERVING_LIMITS = (
   "A step reads the whole static cache, also places that hold nothing yet.",
   "tokens/s and frames/s are those of the slower of cycles and memory.",
+  "Weights that are copied to the cores ahead of their products count as hidden behind other work;"
+  " 'copies alone' is what that takes by itself at the memory's nominal rate.",
 )
 
 
@@ -138,8 +140,6 @@ def _training(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout |
 
 def _decoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None) -> Step:
   model = _plain(assembly.model(config, "gpu" if layout is None else "tpu"), layout)
-  # A scan, as the weights are split by the axes of their stacks.
-  model = model.clone(compute=dataclasses.replace(model.compute, unroll=1))
   c, spec, planning = model.config, model.spec, config.plan
   room, rows = planning.cache_tokens or spec.context, facts["batch"]
   if room > spec.context:
@@ -153,7 +153,9 @@ def _decoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout |
     return decode.load(model, task.init(key).params)
 
   weights = jax.eval_shape(load, jax.random.key(0))
-  cache = jax.eval_shape(lambda: decode.empty(model, rows=rows, room=room))
+  cache = jax.eval_shape(
+    lambda: decode.empty(model, rows=rows, room=room, split=facts["mesh"]["tensor"])
+  )
   read = dict(weights)
   if not c.tied:
     read.pop("embedding")  # one row of it for each token
@@ -171,7 +173,7 @@ def _decoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout |
   if layout is None:
     return Step(facts, None)
   cache_shardings = layout.shardings(decode.axes(model, cache), cache)
-  weight_shardings = layout.shardings(task.axes().params, weights)
+  weight_shardings = layout.shardings(decode.weight_axes(model, task.axes().params), weights)
 
   def step(weights, cache, token_B, position):
     return decode.step(model, weights, cache, token_B, position)
