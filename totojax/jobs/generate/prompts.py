@@ -14,11 +14,11 @@ import numpy as np
 
 from totojax.config.generate import Generate
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import containers, media, video
+from totojax.data.pixels import containers, excerpts, video
 from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import manifests, store as store_lib
 from totojax.rundir import console, files
-from totojax.storage import objects, outside
+from totojax.storage import objects
 from totojax.trained import backbone, continued, model as pretrained
 
 _STRIDE_FRAMES, _FPS = 4, 30.0  # section 3.4, where no training data say otherwise
@@ -130,17 +130,29 @@ def _files(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: i
     except ValueError as error:
       raise ConfigError(f"prompt.path: {error}") from error
     items = [listing.items[i] for i in spread(len(listing.items), config.prompt.clips)]
+  frames = amounts.given + amounts.new
+  spec = spec_of_files(config, run, frames=frames, size_px=size_px)
+  return Source(path, spec.fps / spec.stride_frames, None, items, spec)
+
+
+def spec_of_files(
+  config: Generate, run: backbone.Trained, *, frames: int, size_px: int
+) -> video.ClipSpec:
+  """What is cut out of files.
+
+  Raises:
+    ImportError: the package that reads videos is missing.
+  """
+  containers.pyav()
   stride, fps = _rate(run)
-  spec = video.ClipSpec(
-    frames=amounts.given + amounts.new,
+  return video.ClipSpec(
+    frames=frames,
     stride_frames=config.clip.stride_frames or stride,
     fps=config.clip.fps or fps,
     size_px=size_px,
     resample=config.clip.resample,
     short="skip",
   )
-  media.check_installed(items[0], spec)
-  return Source(path, spec.fps / spec.stride_frames, None, items, spec)
 
 
 def _rate(run: backbone.Trained) -> tuple[int, float]:
@@ -174,7 +186,7 @@ def read(
   clips, skipped = [], []
   with console.tracking("reading what is continued", unit="files", total=len(source.items)) as bar:
     for item in source.items:
-      found = _of_file(item, source, amounts, place=config.prompt.place)
+      found = of_file(item, source, amounts, place=config.prompt.place)
       bar.advance()
       if isinstance(found, items_lib.Skipped):
         skipped.append(found)
@@ -221,30 +233,12 @@ def _of_store(
       yield Clip(name, codes_NP, frames_TSS3)
 
 
-def _of_file(
+def of_file(
   item: items_lib.Item, source: Source, amounts: Amounts, *, place: str
 ) -> np.ndarray | items_lib.Skipped:
   """Frames [T, S, S, 3] of a file, as many as are wanted and there; or why there are none."""
-  spec = source.spec
-  assert spec is not None
-  try:
-    shown = round(media.duration_s(item) * spec.fps)
-  except (containers.Undecodable, objects.StoreError, OSError) as error:
-    return items_lib.Skipped(item.id, outside.shown(error))
-  there = (max(shown, 1) - 1) // spec.stride_frames + 1
-  wanted = amounts.given if place == "end" else amounts.given + amounts.new
-  if there < amounts.given:
-    return items_lib.Skipped(
-      item.id,
-      f"too short: it has {there} frames at {spec.fps / spec.stride_frames:g} a second, and"
-      f" prompt.frames is {amounts.given}; give fewer, or a smaller clip.stride_frames",
-    )
-  spec = dataclasses.replace(spec, frames=min(wanted, there))
-  first = shown - spec.span_frames if place == "end" else 0
-  ends = None if place == "end" else spec.span_frames / spec.fps
-  stretch = dataclasses.replace(item, start_s=first / spec.fps, end_s=ends)
-  found = media.load(stretch, spec, seed=0)
-  return found if isinstance(found, items_lib.Skipped) else found[0]
+  assert source.spec is not None
+  return excerpts.load(item, source.spec, least=amounts.given, place=place)
 
 
 def digest(clips: Sequence[Clip]) -> str:
