@@ -104,7 +104,9 @@ def app(studio: studio_lib.Studio, *, host: str) -> Callable[..., Awaitable[None
   receiving = asyncio.Semaphore(_AT_A_TIME)
 
   def answered(error: Exception, status: int) -> Any:
-    return responses.JSONResponse({"error": outside.shown(error)}, status, headers=_HEADERS)
+    # What it still sends is not read on.
+    headers = {**_HEADERS, "connection": "close"}
+    return responses.JSONResponse({"error": outside.shown(error)}, status, headers=headers)
 
   def endpoint(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def called(request: Any) -> Any:
