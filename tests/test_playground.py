@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import pathlib
 import signal
 import socket
@@ -106,9 +105,9 @@ def test_heat_is_the_models_loss(page, built, made):
   truth = store_lib.open_store(built[1], tokenizer=None, vocab=None, grid=None).read([0])["frames"]
   nats = page.model.surprise(truth[0, :window]).reshape(window, -1)
   decoder = page.model.decoder(frames=9, sampling=Sampling(seed=3), window=generate_lib.Window())
-  codes = continued.samples(
-    decoder, page.model.codes(truth[:, :3]), further=6, samples=2, rows=8
-  )[0]
+  codes = continued.samples(decoder, page.model.codes(truth[:, :3]), further=6, samples=2, rows=8)[
+    0
+  ]
   drawn = page.model.nll_of_codes(codes[:, :window])
   for t, frame in enumerate(frames):
     of_truth, of_kept, *of_samples = frame["heat"]
@@ -218,7 +217,9 @@ def test_an_upload_is_a_clip_like_any_other(page, video):
   shown = page.studio.shelf.find(clip["key"]).frames_TSS3
   assert little.numbers(shown[None])[0].tolist() == list(range(0, 60, 4))
   assert any(one["key"] == clip["key"] for one in page.state()["clips"])
-  frames = [data for name, data in playgrounds.events(page.ask(clip=clip["key"])) if name == "frame"]
+  frames = [
+    data for name, data in playgrounds.events(page.ask(clip=clip["key"])) if name == "frame"
+  ]
   np.testing.assert_array_equal(pixels(frames[6]["pictures"][0]), shown[6])
   assert not aside()
 
@@ -432,7 +433,9 @@ def test_a_decoding_has_a_time(built, page):
   config = playgrounds.config(*built, limits__decode_s=1e-3, prompt__rendered=0)
   with playgrounds.serving(config, page.model) as other:
     name, data = playgrounds.last(other.ask())
-    assert name == "failed" and "it took more than 0.001 s (limits.decode_s) for 1 of 4" in data["error"]
+    assert (
+      name == "failed" and "it took more than 0.001 s (limits.decode_s) for 1 of 4" in data["error"]
+    )
     assert playgrounds.last(other.ask())[0] == "failed"  # and it still answers
 
 
@@ -445,7 +448,7 @@ def test_what_goes_wrong_in_a_decoding_ends_it_alone(page, monkeypatch, capsys):
   assert (name, data) == ("failed", {"error": "a model gives logits that are NaN"})
   monkeypatch.setattr(generate_lib.Decoder, "frames", lambda *_, **__: 1 / 0)
   name, data = playgrounds.last(page.ask())
-  assert name == "failed" and "a bug (TypeError" in data["error"] or "ZeroDivision" in data["error"]
+  assert name == "failed" and "a bug (ZeroDivisionError" in data["error"]
   assert "Traceback" in capsys.readouterr().err
   monkeypatch.undo()
   assert playgrounds.last(page.ask())[0] == "done"
@@ -537,4 +540,3 @@ def test_the_command_of_the_docs_ends_with_ctrl_c(built, tmp_path):
   process.send_signal(signal.SIGINT)
   assert "the page is closed" in runs.finish(process)
   assert not (tmp_path / "run").exists()
-  assert json.dumps([]) == "[]"

@@ -200,7 +200,7 @@ async function generate(event) {
         $("status").textContent = `${total} frames, done in ${told.seconds.toFixed(1)} s.`;
         $("files").replaceChildren(...told.files.map((kind) => make(
           "a", `Download ${kind === "webp" ? "WebP (lossless)" : "MP4"}`,
-          {href: `runs/${told.id}.${kind}`, download: `totojax-${told.id}.${kind}`, id: `get-${kind}`})));
+          {href: `runs/${told.id}.${kind}`, download: "", id: `get-${kind}`})));
       } else if (what === "failed") {
         throw new Error(told.error);
       }

@@ -174,7 +174,7 @@ def app(studio: studio_lib.Studio, *, host: str) -> Callable[..., Awaitable[None
       raise Refused(404, "this clip is not kept any more; decode it again") from None
     except (ValueError, ImportError) as error:
       raise Refused(400, str(error)) from error
-    name = {"content-disposition": f'attachment; filename="{key}.{kind}"'}
+    name = {"content-disposition": f'attachment; filename="totojax-{key}.{kind}"'}
     return responses.Response(data, media_type=_KINDS[kind], headers={**_HEADERS, **name})
 
   routes = [

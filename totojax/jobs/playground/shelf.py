@@ -11,6 +11,7 @@ import threading
 import numpy as np
 
 from totojax.config.generate import Generate, Prompt
+from totojax.config.pixels import Scene
 from totojax.config.playground import Playground
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import excerpts, synthetic, video, workers
@@ -109,9 +110,8 @@ class Shelf:
   def _drawn(self) -> list[Clip]:
     """Moving objects, as those of configs/demo.py, of a seed of the page's own."""
     prompt, size_px = self._config.prompt, self.model.size_px
-    scene = synthetic.SyntheticConfig(
-      frames=self.most_frames, size_px=max(size_px, _LEAST_DRAWN_PX), seed=prompt.seed
-    )
+    plain = Scene(frames=self.most_frames, size_px=max(size_px, _LEAST_DRAWN_PX))
+    scene = synthetic.SyntheticConfig(**vars(plain), seed=prompt.seed)
     clips = []
     for n in range(prompt.rendered):
       drawn = synthetic.render(scene, n)

@@ -30,7 +30,7 @@ from totojax import jobs
 from totojax.config import schema
 from totojax.config.generate import MODES, MOST_FRAMES, Sampling
 from totojax.config.playground import Playground
-from totojax.config.schema import ConfigError, field, section, Section
+from totojax.config.schema import ConfigError, field, Section, section
 from totojax.data.pixels import movies
 from totojax.jobs.playground import shelf as shelf_lib
 from totojax.jobs.surprise import maps
