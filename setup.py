@@ -18,6 +18,7 @@ EXTRAS = {
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda13]"],
   "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
+  "web": ["starlette", "uvicorn"],  # the page of configs/playground.py
   "beam": ["apache-beam"],  # tokenizing on a cluster
   "encoders": ["torch>=2.6", "transformers>=5"],  # other people's (totojax/trained/ready.py)
   # Other people's models: benchmarks, references of tests.
@@ -32,8 +33,10 @@ EXTRAS["test"] = [
   "pytest-xdist",
   "libfaketime",
   *_BUCKETS,
+  "selenium",
   *EXTRAS["data"],
   *EXTRAS["notebook"],
+  *EXTRAS["web"],
 ]
 
 setuptools.setup(
@@ -69,6 +72,7 @@ setuptools.setup(
   package_dir={"totojax.configs": "configs", "totojax.configs.paper": "configs/paper"},
   package_data={
     "totojax": ["py.typed"],
+    "totojax.jobs.playground": ["page.*"],
     "totojax.report": ["page.css"],
     "totojax.tokenizers": ["shipped/*"],
   },

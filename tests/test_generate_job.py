@@ -314,7 +314,7 @@ def test_frames_of_a_file_are_its_first_or_its_last(made, tmp_path):
     found = prompts.find(jobs.typed(c.to_dict(), tmp_path), source, amounts, 32)
     out = {}
     for item in found.items:
-      one = prompts._of_file(item, found, amounts, place=place)
+      one = prompts.of_file(item, found, amounts, place=place)
       out[item.id] = (
         one if not isinstance(one, np.ndarray) else little.numbers(one[None])[0].tolist()
       )

@@ -50,6 +50,8 @@ ALONE = {"report": {"rundir.console", "rundir.files", "rundir.metrics"}}
 OPTIONAL = {
   "av": "data",
   "skimage": "data",
+  "starlette": "web",
+  "uvicorn": "web",
   "apache_beam": "beam",
   "torch": "encoders",
   "transformers": "encoders",

@@ -4,6 +4,7 @@ from totojax.config import pixels
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 CODECS = ("h264", "vp9", "")
+MODES = ("slide", "roll", "extend")
 LEAST_TEMPERATURE = 1e-6  # below it logits overflow
 MOST_FRAMES = 1_000_000
 
@@ -48,7 +49,7 @@ class Window(Section):
       rope_base; "same" leaves it.
   """
 
-  mode: str = field("slide", "when the window is full", choices=("slide", "roll", "extend"))
+  mode: str = field("slide", "when the window is full", choices=MODES)
   drop_frames: int = field(
     0, "latent ones, that go at a time; 0: a quarter of the window", at_least=0
   )
@@ -115,11 +116,9 @@ class Frames(Section):
 
 
 @section("output")
-class Output(Section):
-  """What is drawn of them, beside tokens.npy and the tables."""
+class Drawn(Section):
+  """How videos are drawn."""
 
-  clips: int = field(8, "that are drawn", at_least=0)
-  samples: int = field(2, "of a clip that are drawn", at_least=1)
   side_px: int = field(96, "of a drawn frame, at least: a multiple of the model's", at_least=1)
   fps: float = field(8.0, "of the drawn videos", above=0, at_most=240)
   codec: str = field("h264", "of the .mp4; '': none is written", choices=CODECS)
@@ -128,6 +127,14 @@ class Output(Section):
   def __post_init__(self):
     if self.codec == "h264" and self.crf > 51:
       raise ConfigError(f"output.crf is {self.crf}; of h264 it is at most 51")
+
+
+@section("output")
+class Output(Drawn):
+  """What is drawn of them, beside tokens.npy and the tables."""
+
+  clips: int = field(8, "that are drawn", at_least=0)
+  samples: int = field(2, "of a clip that are drawn", at_least=1)
 
 
 @section("", run="generate")

@@ -29,6 +29,7 @@ ROOTS: Mapping[str, str] = {
   "generate": "generate:Generate",
   "surprise": "surprise:Surprise",
   "prompt_tune": "prompt_tune:PromptTune",
+  "playground": "playground:Playground",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -65,6 +65,7 @@ JOBS: Mapping[str, Job] = {
   "generate": Job("generate.job:run", shared=True),
   "surprise": Job("surprise.job:run"),
   "prompt_tune": Job("prompt_tune.job:run"),
+  "playground": Job("playground.job:run", kept=False),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),
@@ -86,8 +87,7 @@ JOBS: Mapping[str, Job] = {
   # Its stages are jobs too, and say themselves what several processes do.
   "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
 }
-# What users can mend; `main` prints it as one line.
-ERRORS = (ValueError, ImportError, OSError, rundir.RunError)
+ERRORS = (ValueError, ImportError, OSError, rundir.RunError)  # one line, which users can mend
 
 
 def find(name: str) -> Job:
@@ -150,8 +150,7 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   Raises:
     ValueError: there is no such job, or it is none for several processes.
   """
-  # Only now: the table is read before jax may start.
-  import jax
+  import jax  # only now: the table is read before jax may start
 
   from totojax.rundir import console, directory, hosts
 

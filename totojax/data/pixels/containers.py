@@ -10,6 +10,8 @@ from totojax.storage import objects, outside, reading
 
 _LIBRARIES = ("libavformat", "libavcodec", "libswscale")
 VideoInput = str | os.PathLike[str] | bytes
+# Demuxers of FFmpeg, by its names, of files that hold all that is shown.
+_WHOLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,ogg,asf,gif,m4v,h264"
 
 
 class Undecodable(ValueError):
@@ -60,6 +62,23 @@ def has_bytes(source: VideoInput) -> bool:
     return bool(source)
   with reading.open_file(os.fspath(source)) as file:
     return bool(file.read(1))
+
+
+def check_alone(path: str | os.PathLike[str]) -> None:
+  """Raises Undecodable for a file of no kind that holds its video itself.
+
+  A list of pieces (HLS, DASH, FFmpeg's own) is a video to FFmpeg, which opens the
+  files and addresses that it names.
+  """
+  av = pyav()
+  try:
+    with readable():
+      options = {"format_whitelist": _WHOLE, "protocol_whitelist": "file"}
+      av.open(_handle(path), options=options).close()
+  except Undecodable as error:
+    raise Undecodable(
+      "it is no video that is read here; give an MP4, MOV, WebM, MKV, AVI, MPEG, FLV, OGV or WMV"
+    ) from error
 
 
 def header_s(source: VideoInput) -> float:

@@ -9,20 +9,25 @@ Shapes: K clips or crops, T frames, R pixels of a side.
 """
 
 import collections
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 import concurrent.futures
 from concurrent.futures import process
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import threading
+from typing import Any
 
 import numpy as np
 
 from totojax.data.pixels import decode as decode_lib, media
 from totojax.data.sources import items as items_lib
+
+MOST_BYTES = 2**33  # of addresses, of a process that answers one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +132,45 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
   pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Ended(RuntimeError):
+  """A process that was to answer took too long, or crashed; the message says which."""
+
+
+def call(function: Callable[..., Any], *args: Any, limit_s: float) -> Any:
+  """`function(*args)` of a process of its own, which has a time and `MOST_BYTES` of memory.
+
+  Args:
+    function: of a module, as all that is handed to a process.
+    *args: of it.
+    limit_s: seconds, its start among them.
+
+  Raises:
+    Ended: there is no answer.
+  """
+  context = multiprocessing.get_context("spawn")
+  answers, answer = context.Pipe(duplex=False)
+  child = context.Process(target=_call, args=(answer, function, args), daemon=True)
+  child.start()
+  answer.close()
+  try:
+    if not answers.poll(limit_s):
+      raise Ended(f"it took more than {limit_s:g} s")
+    return answers.recv()
+  except EOFError:
+    raise Ended("the decoder crashes on this file (its process died)") from None
+  finally:
+    child.kill()
+    child.join()
+    answers.close()
+
+
+def _call(answer: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+  _begin()
+  with contextlib.suppress(OSError, ValueError):  # systems without such a limit
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+  answer.send(function(*args))
 
 
 def _begin() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from totojax.config.generate import Generate
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import containers, media, video
+from totojax.data.pixels import containers, excerpts, video
 from totojax.data.sources import folder, items as items_lib, pairs as pair_lib
 from totojax.data.store import manifests, store as store_lib
 from totojax.rundir import console, files
@@ -128,17 +128,29 @@ def _store(config: Generate, path: str, run: backbone.Trained, amounts: Amounts)
 
 def _files(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: int) -> Source:
   items = _listed(config, kind="video")
+  frames = amounts.given + amounts.new
+  spec = spec_of_files(config, run, frames=frames, size_px=size_px)
+  return Source(config.prompt.path, spec.fps / spec.stride_frames, None, items, spec)
+
+
+def spec_of_files(
+  config: Generate, run: backbone.Trained, *, frames: int, size_px: int
+) -> video.ClipSpec:
+  """What is cut out of files.
+
+  Raises:
+    ImportError: the package that reads videos is missing.
+  """
+  containers.pyav()
   stride, fps = _rate(run)
-  spec = video.ClipSpec(
-    frames=amounts.given + amounts.new,
+  return video.ClipSpec(
+    frames=frames,
     stride_frames=config.clip.stride_frames or stride,
     fps=config.clip.fps or fps,
     size_px=size_px,
     resample=config.clip.resample,
     short="skip",
   )
-  media.check_installed(items[0], spec)
-  return Source(config.prompt.path, spec.fps / spec.stride_frames, None, items, spec)
 
 
 def _listed(config: Generate, *, kind: str) -> list[items_lib.Item]:
@@ -200,7 +212,7 @@ def read(
       if source.pairs:
         found = _of_query(item, examples, model)
       else:
-        found = _of_file(item, source, amounts, place=config.prompt.place)
+        found = of_file(item, source, amounts, place=config.prompt.place)
       bar.advance()
       if isinstance(found, items_lib.Skipped):
         skipped.append(found)
@@ -255,30 +267,12 @@ def _of_store(
       yield Clip(name, codes_NP, frames_TSS3)
 
 
-def _of_file(
+def of_file(
   item: items_lib.Item, source: Source, amounts: Amounts, *, place: str
 ) -> np.ndarray | items_lib.Skipped:
   """Frames [T, S, S, 3] of a file, as many as are wanted and there; or why there are none."""
-  spec = source.spec
-  assert spec is not None
-  try:
-    shown = round(media.duration_s(item) * spec.fps)
-  except (containers.Undecodable, objects.StoreError, OSError) as error:
-    return items_lib.Skipped(item.id, outside.shown(error))
-  there = (max(shown, 1) - 1) // spec.stride_frames + 1
-  wanted = amounts.given if place == "end" else amounts.given + amounts.new
-  if there < amounts.given:
-    return items_lib.Skipped(
-      item.id,
-      f"too short: it has {there} frames at {spec.fps / spec.stride_frames:g} a second, and"
-      f" prompt.frames is {amounts.given}; give fewer, or a smaller clip.stride_frames",
-    )
-  spec = dataclasses.replace(spec, frames=min(wanted, there))
-  first = shown - spec.span_frames if place == "end" else 0
-  ends = None if place == "end" else spec.span_frames / spec.fps
-  stretch = dataclasses.replace(item, start_s=first / spec.fps, end_s=ends)
-  found = media.load(stretch, spec, seed=0)
-  return found if isinstance(found, items_lib.Skipped) else found[0]
+  assert source.spec is not None
+  return excerpts.load(item, source.spec, least=amounts.given, place=place)
 
 
 def _examples(pairs: Sequence[pair_lib.Pair]) -> list[tuple[np.ndarray, np.ndarray]]:

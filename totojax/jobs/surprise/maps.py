@@ -11,7 +11,7 @@ from totojax.data.pixels import movies
 from totojax.jobs.surprise import clips, scores
 
 # From nothing to the most: dark, violet, orange, light; told apart in grey too.
-_RAMP = np.array([(12, 8, 38), (110, 30, 110), (226, 118, 27), (252, 246, 190)], np.float64)
+RAMP = np.array([(12, 8, 38), (110, 30, 110), (226, 118, 27), (252, 246, 190)], np.float64)
 _GAP_PX = 4
 _UNDER = 0.35  # of the grey frame below its losses
 
@@ -27,9 +27,9 @@ def heat(nll_P: np.ndarray, frame_SS3: np.ndarray, *, grid: int, most: float) ->
   """
   side = len(frame_SS3)
   places_GG = nll_P.reshape(grid, grid, -1).mean(-1)
-  level_GG = np.clip(places_GG / max(most, 1e-9), 0, 1) * (len(_RAMP) - 1)
-  stops = np.arange(len(_RAMP))
-  colours_GG3 = np.stack([np.interp(level_GG, stops, _RAMP[:, c]) for c in range(3)], axis=-1)
+  level_GG = np.clip(places_GG / max(most, 1e-9), 0, 1) * (len(RAMP) - 1)
+  stops = np.arange(len(RAMP))
+  colours_GG3 = np.stack([np.interp(level_GG, stops, RAMP[:, c]) for c in range(3)], axis=-1)
   index = np.arange(side) * grid // side
   grey_SS1 = frame_SS3.astype(np.float64).mean(-1, keepdims=True)
   mixed = (1 - _UNDER) * colours_GG3[index][:, index] + _UNDER * grey_SS1

@@ -1,0 +1,1 @@
+"""`run = "playground"`: a page on which a model goes on with clips."""
