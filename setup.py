@@ -18,6 +18,7 @@ EXTRAS = {
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda13]"],
   "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
+  "world": ["mujoco>=3.3.7,<5"],  # a rendered world; needs EGL or OSMesa too
   "beam": ["apache-beam"],  # tokenizing on a cluster
   "encoders": ["torch>=2.6", "transformers>=5"],  # other people's (totojax/trained/ready.py)
   # Other people's models: benchmarks, references of tests.

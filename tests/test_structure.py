@@ -29,6 +29,7 @@ RANKS = {
   "models": 1,
   "tokenizers": 1,
   "data": 1,
+  "world": 1.5,
   "optim": 1,
   "tasks": 2,
   "evals": 2,
@@ -51,6 +52,7 @@ OPTIONAL = {
   "av": "data",
   "skimage": "data",
   "apache_beam": "beam",
+  "mujoco": "world",
   "torch": "encoders",
   "transformers": "encoders",
 }

@@ -9,7 +9,7 @@ Shapes: K clips or crops, T frames, R pixels of a side.
 """
 
 import collections
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 import concurrent.futures
 from concurrent.futures import process
 import dataclasses
@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def decode(
     return
   left = iter(items)
   waiting: collections.deque = collections.deque()
-  pool = _pool(workers)
+  pool = children(workers)
   try:
     while True:
       room = workers * ahead - len(waiting)
@@ -79,13 +80,13 @@ def decode(
         suspects = [item for item, _ in waiting]
         waiting.clear()
         yield from _alone(suspects, spec, seed)
-        pool = _pool(workers)
+        pool = children(workers)
   finally:
     _stop(pool)
 
 
 def _alone(items: Iterable[items_lib.Item], spec: media.Spec, seed: int) -> Iterator[Decoded]:
-  pool = _pool(1)
+  pool = children(1)
   try:
     for item in items:
       try:
@@ -94,7 +95,7 @@ def _alone(items: Iterable[items_lib.Item], spec: media.Spec, seed: int) -> Iter
         reason = "the decoder crashes on this file (its process died, twice)"
         yield Decoded(item, items_lib.Skipped(item.id, reason), item.label)
         _stop(pool)
-        pool = _pool(1)
+        pool = children(1)
   finally:
     _stop(pool)
 
@@ -118,10 +119,16 @@ def _decode(item: items_lib.Item, spec: media.Spec, seed: int) -> Decoded:
   return Decoded(item, clips, label, tally)
 
 
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+def children(
+  workers: int, start: Callable[..., None] | None = None, *arguments: Any
+) -> concurrent.futures.ProcessPoolExecutor:
+  """Processes that end with this one; in each `start(*arguments)` comes first."""
   # Spawned, because a process with jax's threads must not be forked.
   return concurrent.futures.ProcessPoolExecutor(
-    workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+    workers,
+    mp_context=multiprocessing.get_context("spawn"),
+    initializer=_begin,
+    initargs=(start, *arguments),
   )
 
 
@@ -129,7 +136,7 @@ def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
   pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(start: Callable[..., None] | None, *arguments: Any) -> None:
   """A worker leaves Ctrl-C to its parent, and ends when that is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -140,3 +147,5 @@ def _begin() -> None:
     os._exit(0)
 
   threading.Thread(target=follow, daemon=True).start()
+  if start is not None:
+    start(*arguments)
