@@ -40,7 +40,8 @@ def shown(folder: reading.RunFolder) -> str:
   return "".join(
     page.figure(
       page.picture(folder.bytes(f"sheets/{name}"), "png", f"frames of clip {name[:-4]}"),
-      f"Clip {int(name[:-4])}: frames, masks by number in DAVIS's colours, and depth (near is light).",
+      f"Clip {int(name[:-4])}: frames, masks by number in DAVIS's colours, and depth (light:"
+      " near).",
     )
     for name in names
   )

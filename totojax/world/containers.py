@@ -16,10 +16,10 @@ import math
 
 import numpy as np
 
+from totojax.data.sources import cater
 from totojax.world import scene as scene_lib, staging
 from totojax.world.scene import Act, Camera, DRIVEN, Look, Scene, Spec, Thing, Track
 
-HALF = 3.0  # of the table's part that counts
 SIZES = {"small": 0.25, "medium": 0.5, "large": 0.75}
 COLOURS = {  # CLEVR's
   "gray": (87, 87, 87),
@@ -33,17 +33,18 @@ COLOURS = {  # CLEVR's
 }
 GOLD = (255, 215, 0)
 MATERIALS = {"rubber": 0.05, "metal": 0.9}
-SNITCH, SNITCH_SIZE = "spl", 0.3
+SNITCH_SIZE = 0.3
 _SHAPES = {
   "cube": "cube",
   "sphere": "ball",
   "cylinder": "cylinder",
   "cone": "cone",
-  SNITCH: "snitch",
+  cater.SNITCH: "snitch",
 }
-_COVERED = ("cone", "sphere", SNITCH)
+_COVERED = ("cone", "sphere", cater.SNITCH)
 _PICK = 2.0  # how high things are lifted
 _GAP = 0.08  # between things, at least
+_LEAST = 4  # frames of a movement
 _TRIES, _PLANS = 40, 60
 
 
@@ -72,12 +73,13 @@ class Plan:
 
   @property
   def is_carried_hidden(self) -> bool:
-    """Whether the snitch changes its place below a container and stays there to the end."""
+    """Whether the snitch gets into another cell below a container and stays there to the end."""
     hidden_N = self.inside_NT[:, 0] >= 0
     if not hidden_N[-1]:
       return False
     begin = len(hidden_N) - int(np.argmin(hidden_N[::-1])) if not hidden_N.all() else 0
-    return bool(np.abs(self.pos_NT3[-1, 0, :2] - self.pos_NT3[begin, 0, :2]).max() > 0.25)
+    first, last = (cater.cell(float(x), float(y)) for x, y, _ in self.pos_NT3[[begin, -1], 0])
+    return first != last
 
 
 def plan(spec: Spec) -> Plan:
@@ -101,17 +103,23 @@ def build(spec: Spec) -> Scene:
   planned, rng = plan(spec), spec.generator(4)
   things, tracks = [], {}
   for t, prop in enumerate(planned.props):
-    rgb = GOLD if prop.shape == SNITCH else COLOURS[prop.colour]
-    rgb = tuple(c / 255 for c in rgb)
+    rgb = GOLD if prop.shape == cater.SNITCH else COLOURS[prop.colour]
+    rgb = scene_lib.vector(c / 255 for c in rgb)
     shape = spec.style if prop.shape == "cone" and spec.style else _SHAPES[prop.shape]
     size = prop.size if shape in ("cone", "cup", "snitch") else _as_large(shape, prop.size)
     surface = Look(rgb, rgb, shine=MATERIALS[prop.material])
-    pos = tuple(float(x) for x in planned.pos_NT3[0, t])
+    pos = scene_lib.vector(planned.pos_NT3[0, t])
     yaw = float(planned.yaw_NT[0, t])
     things.append(Thing(prop.name, prop.shape, shape, size, surface, pos, yaw, DRIVEN))
     tracks[prop.name] = Track(planned.pos_NT3[:, t], scene_lib.yaw_quat(planned.yaw_NT[:, t]))
   shade = rng.uniform(0.5, 0.62)
-  grey = Look((shade, shade, shade), (shade * 1.08,) * 3, "noise", int(rng.integers(2**31)), 0.05)
+  grey = Look(
+    (shade, shade, shade),
+    (1.08 * shade, 1.08 * shade, 1.08 * shade),
+    "noise",
+    int(rng.integers(2**31)),
+    0.05,
+  )
   return Scene(
     spec,
     tuple(things),
@@ -156,20 +164,20 @@ class _Planner:
     self._yaw = np.tile(np.deg2rad([prop.turn_deg for prop in self.props]), (n, 1))
     self._inside = np.full((n, t), -1)
     self._acts: list[Act] = []
-    places = staging.Places(rng, (HALF * 0.97, HALF * 0.97), _GAP)
+    places = staging.Places(rng, (cater.HALF * 0.97, cater.HALF * 0.97), _GAP)
     for i, prop in enumerate(self.props):
       self._pos[:, i] = *places.take(prop.size), prop.size
 
   def _draw(self) -> tuple[Prop, ...]:
     """The snitch, a medium and a large cone, and others."""
     rng, (least, most) = self._rng, self._spec.things
-    kinds = [(SNITCH, "small"), ("cone", "medium"), ("cone", "large")]
+    kinds = [(cater.SNITCH, "small"), ("cone", "medium"), ("cone", "large")]
     for _ in range(max(int(rng.integers(least, most + 1)) - len(kinds), 0)):
       kinds.append((str(rng.choice(tuple(_SHAPES)[:4])), str(rng.choice(tuple(SIZES)))))
     out, counts = [], {}
     for shape, size in kinds:
       count = counts[shape] = counts.get(shape, -1) + 1
-      is_gold = shape == SNITCH
+      is_gold = shape == cater.SNITCH
       out.append(
         Prop(
           f"{shape.capitalize()}_{count}",
@@ -227,21 +235,19 @@ class _Planner:
     ]
     order = self._rng.permutation(len(pairs))
     if self._eager:  # what covers the snitch first
-      order = sorted(
-        order, key=lambda i: not (pairs[i][1] == 0 or 0 in self._below(pairs[i][1], begin))
-      )
+      covered = [b == 0 or 0 in self._below(b, begin) for _, b in pairs]
+      order = sorted(order, key=lambda i: not covered[i])
     for i in order:
       a, b = pairs[i]
       start, end = self._span(begin)
       goal = self._pos[start, b, :2]
       path = self._lifted(self._pos[start, a], goal, end - start)
-      if end - start >= 4 and self._is_free(
-        a, path, start, others_but={a, b, *self._below(b, begin)}
-      ):
+      own = {a, b, *self._below(b, begin)}
+      if end - start >= _LEAST and self._is_free(a, path, start, others_but=own):
         self._set(a, path, start)
         self._inside[end:, b] = a
         self._acts.append(Act("contain", self.props[a].name, self.props[b].name, start, end))
-        busy |= {a, b, *self._below(b, begin)}
+        busy |= own
         return end
     return begin
 
@@ -256,13 +262,13 @@ class _Planner:
     for _ in range(_TRIES):
       verb = str(self._rng.choice(verbs))
       start, end = self._span(begin)
-      if end - start < 4:
+      if end - start < _LEAST:
         return begin
       if verb == "rotate":
         self._yaw[start : end + 1, t] += np.linspace(0, np.pi / 2, end - start + 1)
         self._yaw[end + 1 :, t] += np.pi / 2
       else:
-        goal = self._rng.uniform(-HALF, HALF, 2)
+        goal = self._rng.uniform(-cater.HALF, cater.HALF, 2)
         place = self._pos[start, t]
         if verb == "slide":
           path = np.linspace(place, [*goal, place[2]], end - start + 1)
@@ -305,9 +311,10 @@ class _Planner:
     """Whether a thing can go along a path and stay at its end."""
     whole = np.concatenate([path, np.repeat(path[-1:], len(self._pos) - start - len(path), 0)])
     for i, prop in enumerate(self.props):
-      if i not in others_but and self._inside[start, i] < 0:
+      if i not in others_but:
         away = np.linalg.norm(whole - self._pos[start:, i], axis=1)
-        if away.min() < prop.size + self.props[t].size + _GAP:
+        near = away < prop.size + self.props[t].size + _GAP
+        if near[self._inside[start:, i] < 0].any():  # what is covered is in its cone
           return False
     return True
 

@@ -10,8 +10,8 @@ shadows, and numbers of geoms with depth, without the discs.
 Shapes: N frames, H and W pixels, T things.
 """
 
-from typing import Any
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from totojax.world import arms, mjcf, shapes, truth
 from totojax.world.scene import DRIVEN, FREE, Scene, TABLE
 
 INSTALL = "apt-get install -y libosmesa6 libegl1 libegl-mesa0"
-_LOOKS = 4  # times in a frame that contacts are looked at
 _DISC, _UPRIGHT = 0.004, np.eye(3).ravel()  # half of a disc's height, in sizes of its thing
 _IK_STEPS, _IK_FIRST, _DAMPING = 12, 300, 1e-3
 
@@ -152,11 +151,11 @@ class _Stage:
       self._reach(first=frame == 0)
       mj.mj_forward(self.model, self.data)
       return self._touching()
-    for look in range(_LOOKS):
+    for look in range(mjcf.LOOKS):
       if self._parts:
-        self._drive(frame - 1 + (look + 1) / _LOOKS)
+        self._drive(frame - 1 + (look + 1) / mjcf.LOOKS)
       self._hold(frame)
-      mj.mj_step(self.model, self.data, nstep=mjcf.SUBSTEPS // _LOOKS)
+      mj.mj_step(self.model, self.data, nstep=mjcf.substeps(self.scene.spec.fps))
       pairs |= self._touching()
     self._reach(first=False)
     self._hold(frame)
@@ -173,7 +172,7 @@ class _Stage:
       track = self.scene.tracks[name]
       pos = (1 - part) * track.pos_N3[low] + part * track.pos_N3[high]
       quat = (1 - part) * track.quat_N4[low] + part * track.quat_N4[high]
-      quat = quat / np.linalg.norm(quat)
+      self.mj.mju_normalize4(quat)
       if side and track.opening_N is not None:
         opening = (1 - part) * track.opening_N[low] + part * track.opening_N[high]
         sign = -1 if side == "left" else 1
@@ -188,7 +187,6 @@ class _Stage:
         continue
       mocap = self.model.body(hold.by).mocapid[0]
       pos, quat = data.mocap_pos[mocap].copy(), data.mocap_quat[mocap].copy()
-      turn = _rotation(mj, quat)
       drawer = f"{hold.thing}/{mjcf.DRAWER}"
       if self._has_drawer(hold.thing):
         joint = self.model.joint(mjcf.joint(drawer))
@@ -196,7 +194,7 @@ class _Stage:
           self._grips[hold.thing] = pos, np.array([data.qpos[joint.qposadr[0]]])
         begin, opened = self._grips[hold.thing]
         pull = -data.body(hold.thing).xmat.reshape(3, 3)[:, 1]
-        data.qpos[joint.qposadr[0]] = opened[0] + max(float((pos - begin) @ pull), 0.0)
+        data.qpos[joint.qposadr[0]] = opened[0] + max(float(((pos - begin) * pull).sum()), 0.0)
         data.qvel[joint.dofadr[0]] = 0
         continue
       joint = self.model.joint(mjcf.joint(hold.thing))
@@ -205,9 +203,13 @@ class _Stage:
         inverse, relative = np.empty(4), np.empty(4)
         mj.mju_negQuat(inverse, quat)
         mj.mju_mulQuat(relative, inverse, data.qpos[at + 3 : at + 7])
-        self._grips[hold.thing] = turn.T @ (data.qpos[at : at + 3] - pos), relative
+        offset = np.empty(3)
+        mj.mju_rotVecQuat(offset, data.qpos[at : at + 3] - pos, inverse)
+        self._grips[hold.thing] = offset, relative
       offset, relative = self._grips[hold.thing]
-      data.qpos[at : at + 3] = pos + turn @ offset
+      moved = np.empty(3)
+      mj.mju_rotVecQuat(moved, offset, quat)
+      data.qpos[at : at + 3] = pos + moved
       mj.mju_mulQuat(data.qpos[at + 3 : at + 7], quat, relative)
       data.qvel[speed : speed + 6] = 0
 
@@ -252,6 +254,8 @@ class _Stage:
       inverse = j.T @ np.linalg.inv(j @ j.T + _DAMPING * np.eye(6))
       step = inverse @ error + (np.eye(len(dofs)) - inverse @ j) @ (0.05 * (home - data.qpos[qpos]))
       data.qpos[qpos] = np.clip(data.qpos[qpos] + np.clip(step, -0.2, 0.2), low, high)
+    # Sums of linear algebra may differ by a bit from run to run: they are rounded off.
+    data.qpos[qpos] = np.round(data.qpos[qpos], 6)
     data.qvel[dofs] = 0
 
   def places(self) -> tuple[np.ndarray, np.ndarray]:

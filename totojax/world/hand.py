@@ -54,7 +54,7 @@ def build(spec: Spec) -> Scene:
   script = _script(rng, spec, verb, actor, things)
   form_name = "hand" if actor == "hand" else "gripper"
   look = _surface(rng, actor)
-  start = tuple(float(x) for x in script.track.pos_N3[0])
+  start = scene_lib.vector(script.track.pos_N3[0])
   own = Thing(actor, actor, form_name, _SIZES[form_name], look, start, motion=DRIVEN)
   order = [int(i) for i in rng.permutation(len(things))]  # numbers say nothing
   camera = staging.camera(
@@ -118,7 +118,8 @@ class _Script:
       q1 = q1 if q0 @ q1 >= 0 else -q1
       quat = (1 - part) * q0 + part * q1
       quat_N4[i] = quat / np.linalg.norm(quat)
-    return Track(pos_N3, quat_N4, opening_N)
+    # Last bits of linear algebra depend on where arrays lie: they are rounded off.
+    return Track(np.round(pos_N3, 9), np.round(quat_N4, 9), np.round(opening_N, 9))
 
 
 def _script(
@@ -141,7 +142,7 @@ def _script(
     lean = (float(rng.uniform(-0.2, 0.2)), forward, -1.0)
     turn = _towards(lean, target.yaw)
     way = np.array(lean) / np.linalg.norm(lean)
-    grasp = place + [0, 0, min(0.35 * form.top, 0.02)]
+    grasp = place - [0, 0, 0.25 * form.bottom]
     closed = form.half_width - _SQUEEZE
     script.at(_COME, grasp - 0.09 * way - [0, 0, -0.02], turn, wide)
     script.at(_COME + 0.6 * (near - _COME), grasp, turn, max(form.half_width + 0.012, 0.03))
@@ -155,9 +156,9 @@ def _script(
     )
     low = np.array([0, 0, max(0.3 * form.bottom, _TABLE_GAP) - form.bottom])
     reach = form.radius + 0.012
-    script.at(_COME, place + low - along * (reach + 0.07) + [0, 0, 0.03], turn, 0.012)
-    script.at(near, place + low - along * (_side(target, along) - 0.004), turn, 0.012)
-    script.at(1.0, place + low + along * float(rng.uniform(0.08, 0.14)), turn, 0.012)
+    script.at(_COME, place + low - along * (reach + 0.07) + [0, 0, 0.03], turn, 0.0)
+    script.at(near, place + low - along * (_side(target, along) - 0.004), turn, 0.0)
+    script.at(1.0, place + low + along * float(rng.uniform(0.08, 0.14)), turn, 0.0)
   else:
     out = np.array([np.sin(target.yaw), -np.cos(target.yaw), 0.0])  # where the drawer goes
     knob = place + out * (0.75 + 0.3) * target.size

@@ -4,7 +4,7 @@ Bodies are called as their things, and their parts THING/PART; a geom's name is
 NUMBER#COUNT, by which its pixels and contacts are known.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import io
 from xml.etree import ElementTree
 
@@ -14,7 +14,8 @@ from PIL import Image
 from totojax.world import arms, shapes, textures
 from totojax.world.scene import DRIVEN, FIXED, FREE, Look, Scene, TABLE, Thing
 
-SUBSTEPS = 8  # of physics in a frame
+LOOKS = 4  # times in a frame that contacts are looked at
+_LONGEST_S = 1 / 120  # step of physics
 FLOOR = -0.75  # of the room: share of the table's longer half
 _THICK = 0.05
 ROOM = -1  # number of floor and walls
@@ -24,6 +25,11 @@ DRAWER = "drawer"
 def build(scene: Scene) -> tuple[str, dict[str, bytes]]:
   """(XML, the files that it names)."""
   return _Writer(scene).write()
+
+
+def substeps(fps: float) -> int:
+  """Steps of physics from one look at contacts to the next."""
+  return max(int(np.ceil(1 / fps / LOOKS / _LONGEST_S - 1e-9)), 1)
 
 
 def joint(body: str) -> str:
@@ -53,12 +59,12 @@ class _Writer:
     return ElementTree.tostring(self._root, encoding="unicode"), self.assets
 
   def _settings(self) -> None:
-    scene, spec, add = self._scene, self._scene.spec, ElementTree.SubElement
+    scene, spec, add = self._scene, self._scene.spec, _put
     add(self._root, "compiler", angle="radian")
     add(
       self._root,
       "option",
-      timestep=_text(1 / spec.fps / SUBSTEPS),
+      timestep=_text(1 / spec.fps / LOOKS / substeps(spec.fps)),
       integrator="implicitfast",
       cone="elliptic",
     )
@@ -74,7 +80,7 @@ class _Writer:
   def _room(self) -> None:
     """A light, the table, and the room that it stands in."""
     scene, (half_x, half_y) = self._scene, self._scene.half_table
-    ElementTree.SubElement(
+    _put(
       self._world,
       "light",
       directional="true",
@@ -85,9 +91,10 @@ class _Writer:
       specular="0.35 0.35 0.35",
       ambient="0 0 0",
     )
-    ElementTree.SubElement(self._world, "camera", name="camera", fovy=_text(scene.camera.fovy_deg))
+    _put(self._world, "camera", name="camera", fovy=_text(scene.camera.fovy_deg))
     table = self._material("table", scene.table, repeat=2)
-    self._box(self._world, TABLE, (half_x, half_y, _THICK), (0, 0, -_THICK), table, solid=True)
+    top = shapes.Geom("box", (half_x, half_y, _THICK), (0.0, 0.0, -_THICK))
+    self._geom(self._world, TABLE, top, table)
     # One mesh that is seen from within.
     low, far = FLOOR * max(half_x, half_y), scene.half_room
     x, y, z = np.meshgrid((-far, far), (-far, far), (low, low + 1.2 * far), indexing="ij")
@@ -96,7 +103,7 @@ class _Writer:
     faces = [face for a, b, c, d in corners for face in ((a, c, b), (a, d, c))]
     mesh = shapes.Mesh(points_P3, np.array(faces))
     room = self._material("room", scene.room)
-    self._geom(self._world, ROOM, shapes.Geom("mesh", mesh=mesh), room, False, False)
+    self._geom(self._world, ROOM, shapes.Geom("mesh", mesh=mesh), room, solid=False)
     floor = {"type": "plane", "size": "1 1 1", "pos": _text(0, 0, low), "group": "3"}
     self._add(self._world, ROOM, **floor, rgba="0 0 0 0")
 
@@ -112,44 +119,51 @@ class _Writer:
       place = {} if is_drawer else {"pos": _text(*thing.pos), "quat": _text(*turn)}
       more = {"mocap": "true"} if thing.motion == DRIVEN else {}
       parent = bodies[""] if is_drawer else self._world
-      bodies[part] = ElementTree.SubElement(parent, "body", name=name, **place, **more)
+      bodies[part] = _put(parent, "body", name=name, **place, **more)
       if thing.motion == FREE and not part:
-        ElementTree.SubElement(bodies[part], "freejoint", name=joint(name))
+        _put(bodies[part], "freejoint", name=joint(name))
       if is_drawer:
-        ElementTree.SubElement(
-          bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5"
-        )
+        _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
     for geom in form.geoms:
       material = second if geom.is_second else own
       solid = not thing.is_seen_through
-      # A drawer never touches the cabinet that it is in.
-      self._geom(bodies[geom.part], number, geom, material, solid, thing.motion != FIXED)
+      moves = thing.motion != FIXED or geom.part == DRAWER
+      self._geom(bodies[geom.part], number, geom, material, solid=solid, moves=moves)
+    if DRAWER in bodies:  # it never touches the cabinet that it is in
+      contact = _put(self._root, "contact")
+      _put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
 
   def _arm(self, number: int) -> None:
     """An arm that stands at the table's edge and reaches to the things."""
     arm = arms.ARMS[self._scene.spec.style]
     material = self._plain("arm", arm.rgb, 0.4)
     dark = self._plain("arm/joints", (0.25, 0.25, 0.28), 0.4)
-    above = ElementTree.SubElement(self._world, "body", name="arm/base", **base(self._scene))
+    above = _put(self._world, "body", name="arm/base", **base(self._scene))
     self._part(above, number, "cylinder", (arm.radius * 1.4, 0.03), (0, 0, 0.03), material)
     for count, link in enumerate(arm.links):
       if np.linalg.norm(link.pos) > 0.02:
         size, to = (arm.radius * 0.85,), _text(0, 0, 0, *link.pos)
         self._part(above, number, "capsule", size, None, material, fromto=to)
-      above = ElementTree.SubElement(
-        above, "body", name=f"arm/{count}", pos=_text(*link.pos), quat=_text(*link.quat)
-      )
+      above = _put(above, "body", name=f"arm/{count}", pos=_text(*link.pos), quat=_text(*link.quat))
       low, high = link.limits
-      ElementTree.SubElement(
-        above, "joint", name=f"arm/{count}/joint", axis="0 0 1", range=_text(low, high)
-      )
+      _put(above, "joint", name=f"arm/{count}/joint", axis="0 0 1", range=_text(low, high))
       self._part(above, number, "cylinder", (arm.radius, arm.radius * 1.15), (0, 0, 0), dark)
     self._part(
       above, number, "capsule", (0.04,), None, material, fromto=_text(0, 0, 0, 0, 0, arm.flange)
     )
-    ElementTree.SubElement(above, "site", name="arm/flange", pos=_text(0, 0, arm.flange))
+    _put(above, "site", name="arm/flange", pos=_text(0, 0, arm.flange))
 
-  def _part(self, body, number, kind, size, pos, material, **more) -> None:
+  def _part(
+    self,
+    body: ElementTree.Element,
+    number: int,
+    kind: str,
+    size: Sequence[float],
+    pos: Sequence[float] | None,
+    material: str,
+    **more: str,
+  ) -> None:
+    """A geom of an arm, which touches nothing."""
     self._add(
       body,
       number,
@@ -163,28 +177,22 @@ class _Writer:
       **more,
     )
 
-  def _box(self, body, number, half, pos, material: str, *, solid: bool = False) -> None:
-    solids = {} if solid else {"contype": "0", "conaffinity": "0"}
-    friction = _text(self._scene.friction, 0.005, 0.0001)
-    self._add(
-      body,
-      number,
-      type="box",
-      size=_text(*half),
-      pos=_text(*pos),
-      material=material,
-      friction=friction,
-      **solids,
-    )
-
   def _geom(
-    self, body, number: int, geom: shapes.Geom, material: str, solid: bool, moves: bool
+    self,
+    body: ElementTree.Element,
+    number: int,
+    geom: shapes.Geom,
+    material: str,
+    *,
+    solid: bool = True,
+    moves: bool = False,
   ) -> None:
+    """A geom of a thing, of the table or of the room."""
     more = {"size": _text(*geom.size)} if geom.size else {}
     if geom.mesh is not None:
       name = f"mesh{self._geoms}"
       points, faces = geom.mesh.points_P3, geom.mesh.faces_F3
-      ElementTree.SubElement(
+      _put(
         self._asset,
         "mesh",
         name=name,
@@ -207,8 +215,8 @@ class _Writer:
       **more,
     )
 
-  def _add(self, body, number: int, **attributes: str) -> None:
-    ElementTree.SubElement(body, "geom", name=f"{number}#{self._geoms}", **attributes)
+  def _add(self, body: ElementTree.Element, number: int, **attributes: str) -> None:
+    _put(body, "geom", name=f"{number}#{self._geoms}", **attributes)
     self._geoms += 1
 
   def _material(self, name: str, look: Look, *, repeat: int = 1) -> str:
@@ -221,8 +229,8 @@ class _Writer:
     self.assets[file] = buffer.getvalue()
     # A cube of six faces fits what has no coordinates of its own, meshes.
     kind = "2d" if repeat > 1 else "cube"
-    ElementTree.SubElement(self._asset, "texture", name=name, type=kind, file=file)
-    ElementTree.SubElement(
+    _put(self._asset, "texture", name=name, type=kind, file=file)
+    _put(
       self._asset,
       "material",
       name=name,
@@ -235,7 +243,7 @@ class _Writer:
     return name
 
   def _plain(self, name: str, rgb: Iterable[float], shine: float) -> str:
-    ElementTree.SubElement(
+    _put(
       self._asset,
       "material",
       name=name,
@@ -250,6 +258,10 @@ class _Writer:
 def base(scene: Scene) -> dict[str, str]:
   """Where an arm stands: at the left edge, and faces the things."""
   return {"pos": _text(-0.9 * scene.half_table[0], -0.3 * scene.half_table[1], 0)}
+
+
+def _put(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
+  return ElementTree.SubElement(parent, tag, attributes)
 
 
 def _text(*values: float) -> str:

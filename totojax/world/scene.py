@@ -8,7 +8,7 @@ for `containers`, which has CATER's own units.
 Shapes: N frames.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 
 import numpy as np
@@ -134,6 +134,12 @@ class Scene:
   def half_room(self) -> float:
     """Half of the room's side."""
     return 4.0 * max(self.half_table)
+
+
+def vector(values: Iterable[float]) -> Vector:
+  """Three numbers as plain ones."""
+  x, y, z = (float(value) for value in values)
+  return x, y, z
 
 
 def yaw_quat(yaw_N: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 Shapes: N frames.
 """
 
-import colorsys
 from collections.abc import Sequence
+import colorsys
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def look(rng: np.random.Generator, *, vivid: bool = True, plain_frac: float = 0.
   if vivid and rng.uniform() < 0.4:
     second = (0.95, 0.95, 0.93) if rng.uniform() < 0.6 else (0.12, 0.12, 0.14)
   if not vivid:  # shades of one colour
-    second = tuple(min(1.0, c * rng.uniform(1.15, 1.5)) for c in first)
+    second = scene_lib.vector(min(1.0, c * rng.uniform(1.15, 1.5)) for c in first)
   names = textures.TEXTURES[1:] if vivid else ("checker", "noise", "wood", "stripes", "patches")
   texture = "plain" if rng.uniform() < plain_frac else str(rng.choice(names))
   shine = float(rng.uniform(0.05, 0.6)) if vivid else 0.05

@@ -37,7 +37,7 @@ def build(spec: Spec) -> Scene:
         motion = DRIVEN
       elif rng.uniform() < 0.45:  # it is dropped
         z += float(rng.uniform(*_DROP))
-        spin = tuple(float(s) for s in rng.uniform(-6, 6, 3))
+        spin = scene_lib.vector(rng.uniform(-6, 6, 3))
       else:  # towards the middle, about
         aim = rng.uniform(-0.15, 0.15, 2) - (x, y)
         aim = aim / max(float(np.hypot(*aim)), 1e-6) * rng.uniform(*_SPEED)

@@ -25,16 +25,9 @@ class Event:
 
 
 VERBS = (
-  "touch",
-  "land",
-  "fall",
-  "slide",
-  "pick_place",
-  "rotate",
-  "contain",
-  "take",
-  "push",
-  "open",
+  *("touch", "land", "fall"),  # by physics
+  *("slide", "pick_place", "rotate", "contain"),
+  *("take", "push", "open"),
 )
 
 

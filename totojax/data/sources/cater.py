@@ -114,8 +114,8 @@ def _hidden(path: str, scene: Mapping[str, Any], name: Any, frames: int) -> int 
     raise ValueError(f"{path}: its movements are no mapping of objects")
   by = []  # (frame, who, what it covers from then on; None: nothing)
   for who, rows in movements.items():
-    for row in rows if isinstance(rows, list) else [None]:
-      if not _is_movement(row, frames):
+    for row in rows if isinstance(rows, list) else [rows]:
+      if not isinstance(row, list) or not _is_movement(row, frames):
         raise ValueError(
           f"{path}: movement {row!r:.80} of {who!r:.40} is not [verb, object, from, to]"
         )
@@ -133,8 +133,8 @@ def _hidden(path: str, scene: Mapping[str, Any], name: Any, frames: int) -> int 
   return since
 
 
-def _is_movement(row: Any, frames: int) -> bool:
-  if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str):
+def _is_movement(row: list[Any], frames: int) -> bool:
+  if len(row) != 4 or not isinstance(row[0], str):
     return False
   if not (row[1] is None or isinstance(row[1], str)):
     return False
