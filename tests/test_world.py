@@ -12,7 +12,7 @@ from totojax.world import arms, containers, hand, kinds, processes, shapes, text
 from totojax.world.scene import Act, Hold, Track, yaw_quat
 
 KINDS = (("tabletop", ""), ("containers", ""), ("hand", "hand"), ("hand", "panda"))
-FRAMES = 6
+FRAMES = 12
 
 
 @pytest.fixture(name="pool", scope="module")

@@ -11,6 +11,7 @@ FORMATS = ("stores", "davis", "cater")
 ACTORS = ("", "hand", "gripper", "panda", "iiwa")
 LABELS = {"tabletop": ("",), "containers": ("", "cell"), "hand": ("", "verb", "noun")}
 MOST_THINGS = 24
+LEAST_FRAMES = 12  # of "hand"
 
 
 @section("scene")
@@ -47,6 +48,11 @@ class SceneConfig(Section):
       least, greatest = getattr(self, name)
       if least > greatest:
         raise ConfigError(f"scene.{name} is {(least, greatest)}; give the smaller first")
+    if self.kind == "hand" and self.frames < LEAST_FRAMES:
+      raise ConfigError(
+        f"scene.frames is {self.frames}, and a hand takes {LEAST_FRAMES} to come to something; use"
+        f" {LEAST_FRAMES} or more"
+      )
     if self.kind == "containers" and self.things[0] < 3:
       raise ConfigError(
         f"scene.things is {self.things}; the snitch and two cones are 3: use 3 or more"

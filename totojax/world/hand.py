@@ -12,6 +12,7 @@ Shapes: N frames.
 
 import numpy as np
 
+from totojax.config.world import LEAST_FRAMES
 from totojax.world import arms, scene as scene_lib, shapes, staging
 from totojax.world.scene import Act, DRIVEN, FIXED, Hold, Scene, Spec, Thing, Track
 
@@ -28,6 +29,8 @@ _TABLE_GAP = 0.012
 
 def build(spec: Spec) -> Scene:
   """A target among other things, and who comes to it."""
+  if spec.frames < LEAST_FRAMES:
+    raise ValueError(f"{spec.frames} frames; a hand takes {LEAST_FRAMES} to come to something")
   rng = spec.generator(5)
   actor = spec.style or ACTORS[int(rng.integers(2))]
   verb = VERBS[int(rng.integers(3))]
