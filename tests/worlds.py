@@ -1,20 +1,23 @@
 """What tests of the rendered world need: OpenGL, or a skip that says so; small scenes."""
 
 import functools
+import hashlib
 import importlib.util
 import os
+import sys
 
 import numpy as np
 import pytest
 
-from totojax.world import film, scene as scene_lib
+from totojax.data.pixels import workers
+from totojax.world import film, processes
 from totojax.world.scene import Camera, Look, Scene, Spec, Thing
 
 PLAIN = Look((0.5, 0.5, 0.5))
 
 
 def need() -> None:
-  """Skips the test where there is no OpenGL; without MuJoCo it fails where all tests are asked for."""
+  """Skips the test where there is no OpenGL; where all tests are asked for, MuJoCo must be there."""
   reason = _lacking()
   if "mujoco" in reason and os.environ.get("TOTOJAX_ALL_TESTS"):
     pytest.fail(f"{reason}, and TOTOJAX_ALL_TESTS is set")
@@ -27,8 +30,6 @@ def _lacking() -> str:
   """What is missing for a picture; "": nothing. Tried in another process."""
   if importlib.util.find_spec("mujoco") is None:
     return "needs mujoco of the extra 'world'"
-  from totojax.world import processes
-
   with processes.Pool(1) as pool:
     try:
       pool.backend()
@@ -65,8 +66,6 @@ def ball(radius: float, pos, **more) -> Thing:
 
 def digest(clip: "film.Clip") -> str:
   """Stands for all pixels and labels of a clip; run in a child."""
-  import hashlib
-
   arrays = (clip.rgb_NHW3, clip.masks_NHW, clip.depth_NHW, clip.boxes_NT4, clip.pos_NT3)
   return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
@@ -79,36 +78,22 @@ def whole(clip: "film.Clip") -> "film.Clip":
 def modules(clip: "film.Clip") -> list[str]:
   """Which of the two that must not meet a child has loaded."""
   del clip
-  import sys
-
   return sorted({"jax", "mujoco"} & set(sys.modules))
 
 
-def _shoot(made: Scene) -> "film.Clip":
-  studio = film.Studio(made.spec.width_px, made.spec.height_px)
-  try:
-    return studio.shoot(made)
-  finally:
-    studio.close()
-
-
 def shoot(made: Scene) -> "film.Clip":
-  """A clip of a scene of one's own, shot in a child."""
-  with _children() as pool:
-    return pool.submit(_shoot, made).result()
+  stage = film.Studio(made.spec.width_px, made.spec.height_px)
+  try:
+    return stage.shoot(made)
+  finally:
+    stage.close()
 
 
-def _children():
-  from totojax.data.pixels import workers
-
+def studio():
+  """A child in which `shoot` is called, for scenes of one's own."""
   return workers.children(1, _begin)
 
 
 def _begin() -> None:
-  from totojax.world import processes
-
   processes._begin("")
   os.environ["MUJOCO_GL"] = os.environ["MUJOCO_GL"] or processes._found()
-
-
-__all__ = ["PLAIN", "ball", "digest", "modules", "need", "scene", "scene_lib", "shoot", "spec"]
