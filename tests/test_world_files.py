@@ -104,6 +104,7 @@ def test_stores_hold_pixels_and_what_is_true_of_them(tmp_path, pool):
   assert len(facts["sheets"]) == 3
 
 
+@pytest.mark.slow
 def test_a_store_that_was_stopped_is_the_same_in_the_end(tmp_path):
   worlds.need()
   typed = small("tabletop", train=4, val=1, amount__records_per_shard=2)

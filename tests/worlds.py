@@ -17,7 +17,7 @@ PLAIN = Look((0.5, 0.5, 0.5))
 
 
 def need() -> None:
-  """Skips the test where there is no OpenGL; where all tests are asked for, MuJoCo must be there."""
+  """Skips the test where there is no OpenGL; under TOTOJAX_ALL_TESTS MuJoCo must be there."""
   reason = _lacking()
   if "mujoco" in reason and os.environ.get("TOTOJAX_ALL_TESTS"):
     pytest.fail(f"{reason}, and TOTOJAX_ALL_TESTS is set")

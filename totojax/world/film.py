@@ -4,8 +4,8 @@ The only file that imports MuJoCo (the `world` extra). A process that shoots nee
 an OpenGL without a screen, EGL or OSMesa, which it takes before anything else is
 drawn; so that neither touches jax, others call `processes`.
 
-Two passes a frame: colours with soft dark discs below the things in place of
-shadows, and numbers of geoms with depth, without the discs.
+Two passes a frame: colours, and numbers of geoms with depth. Shadows would cost
+more than all else: the table is darkened below the things instead.
 
 Shapes: N frames, H and W pixels, T things.
 """
@@ -19,7 +19,7 @@ from totojax.world import arms, mjcf, shapes, truth
 from totojax.world.scene import DRIVEN, FREE, Scene, TABLE
 
 INSTALL = "apt-get install -y libosmesa6 libegl1 libegl-mesa0"
-_DISC, _UPRIGHT = 0.004, np.eye(3).ravel()  # half of a disc's height, in sizes of its thing
+_DARKEST = 0.6  # share of light that a thing takes from the table where it stands
 _IK_STEPS, _IK_FIRST, _DAMPING = 12, 300, 1e-3
 
 
@@ -126,7 +126,7 @@ class _Stage:
     self.data = mj.MjData(self.model)
     names = [self.model.geom(g).name for g in range(self.model.ngeom)]
     self.number_G = np.array([int(name.split("#")[0]) for name in names], np.int64)
-    self._bodies = [self.model.body(thing.name).id for thing in scene.things]
+    self.bodies = [self.model.body(thing.name).id for thing in scene.things]
     self._free = any(thing.motion == FREE for thing in scene.things)
     self._grips: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     self._parts = [
@@ -220,8 +220,9 @@ class _Stage:
     contact = self.data.contact
     if not len(contact.dist):
       return set()
-    pairs = np.sort(self.number_G[contact.geom[contact.dist <= 0]], axis=1)
-    return {(int(a), int(b)) for a, b in pairs if a != b and a != mjcf.ROOM}
+    pairs = self.number_G[contact.geom[contact.dist <= 0]]
+    pairs.sort(axis=1)
+    return {(a, b) for a, b in pairs.tolist() if a != b and a != mjcf.ROOM}
 
   def _reach(self, *, first: bool) -> None:
     """Turns an arm's joints until its flange is where its gripper begins."""
@@ -260,7 +261,7 @@ class _Stage:
 
   def places(self) -> tuple[np.ndarray, np.ndarray]:
     """Positions [T, 3] and quaternions [T, 4] of all things."""
-    return self.data.xpos[self._bodies].copy(), self.data.xquat[self._bodies].copy()
+    return self.data.xpos[self.bodies].copy(), self.data.xquat[self.bodies].copy()
 
 
 def _rotation(mj: Any, quat: np.ndarray) -> np.ndarray:
@@ -276,7 +277,7 @@ class _Lens:
     self._mj, self._stage, self._scene = mj, stage, scene
     self._context = mj.MjrContext(stage.model, mj.mjtFontScale.mjFONTSCALE_50)
     mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-    self._drawn = mj.MjvScene(stage.model, maxgeom=stage.model.ngeom + len(scene.things) + 8)
+    self._drawn = mj.MjvScene(stage.model, maxgeom=stage.model.ngeom + 8)
     flags = mj.mjtRndFlag
     off = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE)
     for flag in (*off, flags.mjRND_FOG):
@@ -288,6 +289,7 @@ class _Lens:
     self._view = mj.MjrRect(0, 0, scene.spec.width_px, scene.spec.height_px)
     self._turn_N33 = truth.rotations(scene.camera)
     self._numbers: np.ndarray | None = None
+    self._ways: tuple[np.ndarray, np.ndarray] | None = None
 
   def close(self) -> None:
     self._context.free()
@@ -301,54 +303,55 @@ class _Lens:
     mj.mjv_updateScene(
       stage.model, stage.data, self._options, None, self._camera, mj.mjtCatBit.mjCAT_ALL, drawn
     )
-    solid = drawn.ngeom
-    self._darken()
     pixels, numbers = np.empty((*mask.shape, 3), np.uint8), np.empty((*mask.shape, 3), np.uint8)
     near_far = np.empty(mask.shape, np.float32)
     mj.mjr_render(self._view, drawn, self._context)
     mj.mjr_readPixels(pixels, None, self._view, self._context)
-    drawn.ngeom = solid
     flags = mj.mjtRndFlag
     drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 1
     mj.mjr_render(self._view, drawn, self._context)
     mj.mjr_readPixels(numbers, near_far, self._view, self._context)
     drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 0
     rgb[:] = pixels[::-1]
-    mask[:] = self._things(numbers)[::-1]
+    found = self._things(numbers)[::-1]
+    self._shade(frame, rgb, found == TABLE)
+    mask[:] = np.maximum(found, TABLE)
     near, far = camera.near, camera.far
     depth[:] = (near / (1 - near_far * (1 - near / far)))[::-1]
 
   def _things(self, colours: np.ndarray) -> np.ndarray:
-    """Numbers of things, by the colours that stand for geoms."""
+    """Numbers of things, of the table and the room, by the colours that stand for geoms."""
     if self._numbers is None:  # geoms are drawn in the same order in all frames
-      table = np.zeros(self._drawn.maxgeom + 2, np.uint8)
+      table = np.full(self._drawn.maxgeom + 2, mjcf.ROOM, np.int16)
       geom = int(self._mj.mjtObj.mjOBJ_GEOM)
       for drawn in self._drawn.geoms[: self._drawn.ngeom]:
         if drawn.objtype == geom and drawn.segid >= 0:
-          table[drawn.segid + 1] = max(self._stage.number_G[drawn.objid], TABLE)
+          table[drawn.segid + 1] = self._stage.number_G[drawn.objid]
       self._numbers = table
     return self._numbers[colours[..., 0].astype(np.int32) + 256 * colours[..., 1].astype(np.int32)]
 
-  def _darken(self) -> None:
-    """Soft discs on the table below what is above it, in place of shadows."""
-    mj, drawn = self._mj, self._drawn
-    half_x, half_y = self._scene.half_table
-    for thing, form, body in zip(self._scene.things, self._forms, self._stage._bodies):
-      x, y, z = self._stage.data.xpos[body]
-      gap = max(z - form.bottom, 0.0)
-      strength = 0.3 / (1 + 2.5 * gap / thing.size)
-      radius = 1.06 * form.radius * (1 + 0.25 * gap / thing.size)
-      if (
-        z < 0
-        or thing.motion == DRIVEN
-        and gap > form.top
-        or strength < 0.03
-        or abs(x) + radius > half_x
-        or abs(y) + radius > half_y
-      ):
+  def _shade(self, frame: int, rgb: np.ndarray, is_table: np.ndarray) -> None:
+    """Darkens the table in rgb [H, W, 3] below what is above it, softly."""
+    if self._ways is None or self._scene.spec.camera != "still":
+      self._ways = truth.on_table(self._scene, frame)
+    x_HW, y_HW = self._ways
+    light = None
+    for thing, form, body in zip(self._scene.things, self._forms, self._stage.bodies):
+      x, y, z = self._stage.data.xpos[body].tolist()  # numpy's own would make float64 of it all
+      gap = max(z - form.bottom, 0.0) / thing.size
+      strength = _DARKEST / (1 + 2.5 * gap)
+      # A driven hand is no thing that lies about.
+      if z < 0 or strength < 0.03 or thing.motion == DRIVEN and gap * thing.size > form.top:
         continue
-      size, at = np.array([radius, _DISC * thing.size, 0.0]), np.array([x, y, 0.0])
-      rgba = np.array([0, 0, 0, strength], np.float32)
-      disc, kind = drawn.geoms[drawn.ngeom], mj.mjtGeom.mjGEOM_CYLINDER
-      mj.mjv_initGeom(disc, kind, size, at, _UPRIGHT, rgba)
-      drawn.ngeom += 1
+      reach = (1.5 * form.radius * (1 + 0.25 * gap)) ** 2
+      away_HW = (x_HW - x) ** 2
+      away_HW += (y_HW - y) ** 2
+      away_HW *= -1 / reach
+      away_HW += 1
+      np.maximum(away_HW, 0, out=away_HW)
+      away_HW *= -strength
+      away_HW += 1
+      light = away_HW if light is None else np.multiply(light, away_HW, out=light)
+    if light is not None:
+      light[~is_table] = 1
+      np.multiply(rgb, light[..., None], out=rgb, casting="unsafe")

@@ -54,6 +54,20 @@ def project(scene: Scene, points_NP3: np.ndarray) -> np.ndarray:
   return np.stack([x_NP, y_NP, depth_NP], -1)
 
 
+def on_table(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
+  """float32 x and y [H, W] of where each pixel looks at the table's plane."""
+  spec, camera = scene.spec, scene.camera
+  scale = float(spec.height_px / 2 / np.tan(np.deg2rad(camera.fovy_deg) / 2))
+  right, up, back = rotations(camera)[frame].T.tolist()
+  x_1W = ((np.arange(spec.width_px, dtype=np.float32) + 0.5) - spec.width_px / 2)[None] / scale
+  y_H1 = (spec.height_px / 2 - (np.arange(spec.height_px, dtype=np.float32) + 0.5))[:, None] / scale
+  way_3HW = [x_1W * right[i] + y_H1 * up[i] - back[i] for i in range(3)]
+  eye = camera.eye_N3[frame].tolist()
+  down_HW = np.minimum(way_3HW[2], -1e-3)  # what looks up sees no table
+  far_HW = -eye[2] / down_HW
+  return eye[0] + far_HW * way_3HW[0], eye[1] + far_HW * way_3HW[1]
+
+
 def boxes(masks_NHW: np.ndarray, things: int) -> np.ndarray:
   """float32 [N, T, 4]: x1, y1, x2, y2 about each thing's pixels; NaN where it has none."""
   out_NT4 = np.full((len(masks_NHW), things, 4), np.nan, np.float32)
