@@ -19,6 +19,7 @@ EXTRAS = {
   "cuda": ["jax[cuda13]"],
   "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
   "web": ["starlette", "uvicorn"],  # the page of configs/playground.py
+  "world": ["mujoco>=3.3.7,<5"],  # a rendered world; needs EGL or OSMesa too
   "beam": ["apache-beam"],  # tokenizing on a cluster
   "encoders": ["torch>=2.6", "transformers>=5"],  # other people's (totojax/trained/ready.py)
   # Other people's models: benchmarks, references of tests.

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+import worlds
 
 from totojax import assembly, jobs
 from totojax.config import bench as bench_defaults, recipes, roots
@@ -467,6 +468,17 @@ def test_mamba_scan(tmp_path):
   config["mamba_scan"]["scans"] = ("steps", "twigs")
   with pytest.raises(ConfigError, match="mamba_scan.scans is .*'twigs'"):
     measured(tmp_path / "other", config=config)
+
+
+def test_world(tmp_path):
+  worlds.need()
+  config = tiny("world")
+  config["world"]["clips"] = 1
+  config["world"]["scene"].update(frames=2, width_px=32, height_px=32)
+  (row,) = measured(tmp_path, "world", config=config)
+  check(row)
+  assert row["ours"]["units"] == [2.0, 2.0] and row["theirs"]["units"] == [2.0, 2.0]
+  assert [len(values) for values in row["facts"]["per_cpu_s"].values()] == [2, 2]
 
 
 def test_seconds_of_the_parts_of_a_start():

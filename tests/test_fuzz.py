@@ -49,6 +49,7 @@ from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
 from totojax.data.pixels import excerpts, images, media, video
 from totojax.data.sources import (
+  cater,
   code_files,
   diving48,
   ego4d,
@@ -706,6 +707,35 @@ def _lines(path):
   return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def make_cater(path):
+  touched(path, "videos/CLEVR_new_000000.avi", "videos/CLEVR_new_000001.avi")
+  for below in ("lists/localize", "scenes"):
+    (path / below).mkdir(parents=True)
+  lines = []
+  for number, (x, y) in enumerate([(0.5, -2.25), (-1.5, 1.75)]):
+    name = f"CLEVR_new_{number:06d}"
+    places = {str(frame): [x * frame / 2, y * frame / 2, 0.3] for frame in range(3)}
+    objects = [
+      {"shape": "spl", "instance": "Spl_0", "locations": places},
+      {"shape": "cone", "instance": "Cone_0", "locations": places},
+    ]
+    moves = {"Spl_0": [["_slide", None, 0, 2]], "Cone_0": [["_contain", "Spl_0", 0, 1]]}
+    scene = {"image_filename": f"{name}.avi", "objects": objects, "movements": moves}
+    (path / "scenes" / f"{name}.json").write_text(json.dumps(scene))
+    lines.append(f"{name}.avi {cater.cell(x, y)}\n")
+  (path / "lists/localize/train.txt").write_text("".join(lines))
+
+
+def read_cater(path):
+  return listing(cater.list_items(str(path), "train"), path)
+
+
+def cater_shows(path, value, sound):
+  """Clips may be missing; those that are there are in the cell that both files say."""
+  wrong = {item for item, row in value["rows"].items() if sound["rows"].get(item) != row}
+  return f"{wrong} are not what list and scene say" if wrong else "legal"
+
+
 def make_imagenet(path):
   touched(path, "val/ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000002.JPEG")
   rows = "ImageId,PredictionString\n" + "".join(
@@ -1103,6 +1133,7 @@ READERS: dict[str, Reader] = {
     for name in _PHYSICS
   },
   "ucf101": Reader(make_ucf101, read_ucf101, ("*.txt",), ucf101_shows),
+  "cater": Reader(make_cater, read_cater, ("lists/*/*.txt", "scenes/*.json"), cater_shows),
   "imagenet": Reader(make_imagenet, read_imagenet, ("*.csv",), imagenet_shows),
   "imagenet_kit": Reader(make_imagenet_kit, read_imagenet, ("meta.mat", "*.txt"), imagenet_shows),
   "tar": Reader(make_tar, read_tar, legal=tar_shows),

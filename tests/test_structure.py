@@ -29,6 +29,7 @@ RANKS = {
   "models": 1,
   "tokenizers": 1,
   "data": 1,
+  "world": 1.5,
   "optim": 1,
   "tasks": 2,
   "evals": 2,
@@ -53,6 +54,7 @@ OPTIONAL = {
   "starlette": "web",
   "uvicorn": "web",
   "apache_beam": "beam",
+  "mujoco": "world",
   "torch": "encoders",
   "transformers": "encoders",
 }

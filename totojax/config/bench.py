@@ -8,7 +8,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from totojax.config import labels, model as models, pixels, schema, studies, training
+from totojax.config import labels, model as models, pixels, schema, studies, training, world
 from totojax.config.model import PRESETS
 from totojax.config.pretrain import Amount, Pretrain
 from totojax.config.schema import ConfigError, field, Section, section, SEEDS
@@ -28,6 +28,7 @@ ROWS = (
   "startup",
   "growth",
   "mamba_scan",
+  "world",
 )
 TOKENS_OF_FRAME = 256
 _TINY_CLIPS = models.SequenceSpec(vocab=512, grid=4, frames=4, context=64)
@@ -266,6 +267,14 @@ class MambaScanBench(Section):
   scans: tuple[str, ...] = field(("steps", "tree"), "a case each", choices=("steps", "tree"))
 
 
+@section("world")
+class WorldBench(Section):
+  """What is rendered, on one core."""
+
+  clips: int = field(12, "of a reading, each of its own scene", at_least=1)
+  scene: world.SceneConfig = field(world.SceneConfig(), "what is rendered")
+
+
 @section("")
 class BenchJob(Section):
   """`run = "bench"`: ratios to what others have, measured in one run."""
@@ -286,6 +295,7 @@ class BenchJob(Section):
   startup: StartupBench = field(StartupBench(), "row startup")
   growth: GrowthBench = field(GrowthBench(), "row growth")
   mamba_scan: MambaScanBench = field(MambaScanBench(), "row mamba_scan")
+  world: WorldBench = field(WorldBench(), "row world")
 
 
 def bench() -> ConfigDict:

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 from totojax import plugins
 from totojax.config import schema
 
-# Value of the key `run` -> "module:class" of the whole config of that job, in
-# this folder. A module is imported when one of its jobs is asked for.
+# `run` -> "module:class" here of the job's whole config, imported when it is asked for.
 ROOTS: Mapping[str, str] = {
   "render": "pixels:Render",
   "decode": "pixels:Decode",
@@ -30,6 +29,7 @@ ROOTS: Mapping[str, str] = {
   "surprise": "surprise:Surprise",
   "prompt_tune": "prompt_tune:PromptTune",
   "playground": "playground:Playground",
+  "world": "world:World",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -66,6 +66,7 @@ JOBS: Mapping[str, Job] = {
   "surprise": Job("surprise.job:run"),
   "prompt_tune": Job("prompt_tune.job:run"),
   "playground": Job("playground.job:run", kept=False),
+  "world": Job("world:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),

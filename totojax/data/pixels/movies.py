@@ -3,7 +3,7 @@
 Shapes: T frames, H and W pixels, C columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import fractions
 import io
 
@@ -64,26 +64,57 @@ def mp4(frames_THW3: np.ndarray, *, fps: float, codec: str, crf: int) -> bytes:
     ImportError: PyAV is missing.
     ValueError: it has no such encoder.
   """
-  av = containers.pyav()
   name, options = _ENCODERS[codec]
+  advice = f"PyAV cannot write {codec} ({{}}); set output.codec to another one, or to ''"
+  options = {**options, "crf": str(crf)}
+  return _encoded(frames_THW3, "mp4", name, options, "yuv420p", fps=fps, advice=advice)
+
+
+def avi(frames_THW3: np.ndarray, *, fps: float, quality: int) -> bytes:
+  """An AVI of JPEGs, as Blender writes: every frame is a key frame.
+
+  Args:
+    frames_THW3: uint8; odd sides get another line of pixels.
+    fps: frames a second.
+    quality: FFmpeg's scale of JPEGs, 2 (best) to 31.
+
+  Raises:
+    ImportError: PyAV is missing.
+    ValueError: it has no such encoder.
+  """
+  options = {"qmin": str(quality), "qmax": str(quality)}
+  advice = "PyAV cannot write an AVI of JPEGs ({}); install another version of it"
+  return _encoded(frames_THW3, "avi", "mjpeg", options, "yuvj420p", fps=fps, advice=advice)
+
+
+def _encoded(
+  frames_THW3: np.ndarray,
+  kind: str,
+  encoder: str,
+  options: Mapping[str, str],
+  pixels: str,
+  *,
+  fps: float,
+  advice: str,
+) -> bytes:
+  """A file of a kind; ValueError with the advice, which gets FFmpeg's error."""
+  av = containers.pyav()
   height, width = frames_THW3.shape[1:3]
   even = (0, 0), (0, height % 2), (0, width % 2), (0, 0)
   frames_THW3 = np.pad(frames_THW3, even, mode="edge")
   buffer = io.BytesIO()
   rate = fractions.Fraction(fps).limit_denominator(1001)
   try:
-    with av.open(buffer, "w", format="mp4") as container:
-      stream = container.add_stream(name, rate=rate, options={**options, "crf": str(crf)})
+    with av.open(buffer, "w", format=kind) as container:
+      stream = container.add_stream(encoder, rate=rate, options=dict(options))
       stream.height, stream.width = frames_THW3.shape[1:3]
-      stream.pix_fmt = "yuv420p"
+      stream.pix_fmt = pixels
       for frame_HW3 in frames_THW3:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
         container.mux(stream.encode(frame))
       container.mux(stream.encode())
   except (av.FFmpegError, ValueError) as error:
-    raise ValueError(
-      f"PyAV cannot write {codec} ({error}); set output.codec to another one, or to ''"
-    ) from error
+    raise ValueError(advice.format(error)) from error
   return buffer.getvalue()
 
 

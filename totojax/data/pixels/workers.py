@@ -64,7 +64,7 @@ def decode(
     return
   left = iter(items)
   waiting: collections.deque = collections.deque()
-  pool = _pool(workers)
+  pool = children(workers)
   try:
     while True:
       room = workers * ahead - len(waiting)
@@ -84,13 +84,13 @@ def decode(
         suspects = [item for item, _ in waiting]
         waiting.clear()
         yield from _alone(suspects, spec, seed)
-        pool = _pool(workers)
+        pool = children(workers)
   finally:
     _stop(pool)
 
 
 def _alone(items: Iterable[items_lib.Item], spec: media.Spec, seed: int) -> Iterator[Decoded]:
-  pool = _pool(1)
+  pool = children(1)
   try:
     for item in items:
       try:
@@ -99,7 +99,7 @@ def _alone(items: Iterable[items_lib.Item], spec: media.Spec, seed: int) -> Iter
         reason = "the decoder crashes on this file (its process died, twice)"
         yield Decoded(item, items_lib.Skipped(item.id, reason), item.label)
         _stop(pool)
-        pool = _pool(1)
+        pool = children(1)
   finally:
     _stop(pool)
 
@@ -123,10 +123,16 @@ def _decode(item: items_lib.Item, spec: media.Spec, seed: int) -> Decoded:
   return Decoded(item, clips, label, tally)
 
 
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+def children(
+  workers: int, start: Callable[..., None] | None = None, *arguments: Any
+) -> concurrent.futures.ProcessPoolExecutor:
+  """Processes that end with this one; in each `start(*arguments)` comes first."""
   # Spawned, because a process with jax's threads must not be forked.
   return concurrent.futures.ProcessPoolExecutor(
-    workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+    workers,
+    mp_context=multiprocessing.get_context("spawn"),
+    initializer=_begin,
+    initargs=(start, *arguments),
   )
 
 
@@ -173,7 +179,7 @@ def _call(answer: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> N
   answer.send(function(*args))
 
 
-def _begin() -> None:
+def _begin(start: Callable[..., None] | None = None, *arguments: Any) -> None:
   """A worker leaves Ctrl-C to its parent, and ends when that is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -184,3 +190,5 @@ def _begin() -> None:
     os._exit(0)
 
   threading.Thread(target=follow, daemon=True).start()
+  if start is not None:
+    start(*arguments)

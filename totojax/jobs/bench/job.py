@@ -24,6 +24,7 @@ from totojax.jobs.bench import (
   hardware,
   measure,
   probing,
+  rendering,
   saving,
   scanning,
   serving,
@@ -54,6 +55,7 @@ ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] =
   "startup": startup.rows,
   "growth": growth.rows,
   "mamba_scan": scanning.rows,
+  "world": rendering.rows,
 }
 SECTIONS = {"store_write": "store", "store_read": "store"}  # others have their row's name
 

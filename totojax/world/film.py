@@ -1,0 +1,357 @@
+"""Shoots a scene: physics, pixels, and what is true of every frame.
+
+The only file that imports MuJoCo (the `world` extra). A process that shoots needs
+an OpenGL without a screen, EGL or OSMesa, which it takes before anything else is
+drawn; so that neither touches jax, others call `processes`.
+
+Two passes a frame: colours, and numbers of geoms with depth. Shadows would cost
+more than all else: the table is darkened below the things instead.
+
+Shapes: N frames, H and W pixels, T things.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from totojax.world import arms, mjcf, shapes, truth
+from totojax.world.scene import DRIVEN, FREE, Scene, TABLE
+
+INSTALL = "apt-get install -y libosmesa6 libegl1 libegl-mesa0"
+_DARKEST = 0.6  # share of light that a thing takes from the table where it stands
+_IK_STEPS, _IK_FIRST, _DAMPING = 12, 300, 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A film with its labels."""
+
+  scene: Scene
+  rgb_NHW3: np.ndarray  # uint8
+  masks_NHW: np.ndarray  # uint8: number of the thing, 0 for everything else
+  depth_NHW: np.ndarray  # float32, along the camera's axis, in lengths of the scene
+  boxes_NT4: np.ndarray  # float32 x1 y1 x2 y2 of what is seen, ends left out; NaN: nothing is
+  pos_NT3: np.ndarray  # float64, of the things' origins
+  quat_NT4: np.ndarray  # float64 w x y z
+  contacts: tuple[tuple[int, int, int], ...]  # (frame, thing, thing), the smaller first
+  events: tuple[truth.Event, ...]  # in order
+
+
+def mujoco() -> Any:
+  """The package that simulates and draws.
+
+  Raises:
+    ImportError: it is missing, or there is no OpenGL; says what to install.
+  """
+  try:
+    import mujoco as package
+  except ImportError as error:
+    raise ImportError(
+      'rendering the world needs MuJoCo; install it with: pip install "totojax[world]"'
+    ) from error
+  except (AttributeError, RuntimeError, OSError) as error:
+    raise ImportError(f"MuJoCo finds no OpenGL to draw with ({error}); {INSTALL}") from error
+  return package
+
+
+class Studio:
+  """Draws scenes of one size after each other, with one OpenGL context."""
+
+  def __init__(self, width_px: int, height_px: int):
+    """Raises ImportError as `mujoco`."""
+    self.mj = mujoco()
+    self.size = width_px, height_px
+    try:
+      self._gl = self.mj.GLContext(width_px, height_px)
+      self._gl.make_current()
+    except Exception as error:  # each backend has its own
+      raise ImportError(
+        f"OpenGL gives no context of {width_px} x {height_px} pixels without a screen"
+        f" ({type(error).__name__}: {error}); {INSTALL}"
+      ) from error
+
+  def close(self) -> None:
+    """Frees the context while OpenGL is still loaded, which the end of Python does not."""
+    self._gl.free()
+
+  def shoot(self, scene: Scene) -> Clip:
+    """All frames of a scene.
+
+    Raises:
+      ValueError: it has another size, or physics gives no numbers.
+    """
+    spec = scene.spec
+    if (spec.width_px, spec.height_px) != self.size:
+      raise ValueError(
+        f"the scene is {spec.width_px} x {spec.height_px}, and the studio {self.size}"
+      )
+    stage = _Stage(self.mj, scene)
+    lens = _Lens(self.mj, stage, scene)
+    shape = spec.frames, spec.height_px, spec.width_px
+    rgb, masks = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
+    depth = np.empty(shape, np.float32)
+    places, contacts = [], []
+    try:
+      for n in range(spec.frames):
+        pairs = stage.advance(n)
+        contacts += [(n, *pair) for pair in sorted(pairs)]
+        places.append(stage.places())
+        lens.take(n, rgb[n], masks[n], depth[n])
+    finally:
+      lens.close()
+    pos_NT3, quat_NT4 = (np.stack(x) for x in zip(*places))
+    if not np.isfinite(pos_NT3).all():
+      raise ValueError(f"physics of scene {spec.index} of {spec.kind} gave positions that are none")
+    return Clip(
+      scene,
+      rgb,
+      masks,
+      depth,
+      truth.boxes(masks, len(scene.things)),
+      pos_NT3,
+      quat_NT4,
+      tuple(contacts),
+      truth.events(scene, contacts, pos_NT3),
+    )
+
+
+class _Stage:
+  """A scene's physics."""
+
+  def __init__(self, mj: Any, scene: Scene):
+    self.mj, self.scene = mj, scene
+    xml, assets = mjcf.build(scene)
+    self.model = mj.MjModel.from_xml_string(xml, assets)
+    self.data = mj.MjData(self.model)
+    names = [self.model.geom(g).name for g in range(self.model.ngeom)]
+    self.number_G = np.array([int(name.split("#")[0]) for name in names], np.int64)
+    self.bodies = [self.model.body(thing.name).id for thing in scene.things]
+    self._free = any(thing.motion == FREE for thing in scene.things)
+    self._grips: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    self._parts = [
+      (thing.name, part, self.model.body(f"{thing.name}/{part}" if part else thing.name).mocapid[0])
+      for thing in scene.things
+      if thing.motion == DRIVEN
+      for part in dict.fromkeys(["", *(g.part for g in shapes.form(thing.shape, thing.size).geoms)])
+    ]
+    self._throw()
+
+  def _throw(self) -> None:
+    for thing in self.scene.things:
+      if thing.motion == FREE:
+        at = self.model.joint(mjcf.joint(thing.name)).dofadr[0]
+        self.data.qvel[at : at + 6] = [*thing.velocity, *thing.spin]
+
+  def advance(self, frame: int) -> set[tuple[int, int]]:
+    """Goes on to a frame; pairs of things that touched since the one before."""
+    mj, pairs = self.mj, set[tuple[int, int]]()
+    if frame == 0 or not self._free:
+      self._drive(float(frame))
+      self._reach(first=frame == 0)
+      mj.mj_forward(self.model, self.data)
+      return self._touching()
+    for look in range(mjcf.LOOKS):
+      if self._parts:
+        self._drive(frame - 1 + (look + 1) / mjcf.LOOKS)
+      self._hold(frame)
+      mj.mj_step(self.model, self.data, nstep=mjcf.substeps(self.scene.spec.fps))
+      pairs |= self._touching()
+    self._reach(first=False)
+    self._hold(frame)
+    mj.mj_kinematics(self.model, self.data)  # positions are those of the state
+    mj.mj_comPos(self.model, self.data)
+    mj.mj_camlight(self.model, self.data)
+    return pairs
+
+  def _drive(self, time: float) -> None:
+    """Driven things where they are at a time in frames."""
+    low = min(int(time), self.scene.spec.frames - 1)
+    high, part = min(low + 1, self.scene.spec.frames - 1), time - low
+    for name, side, mocap in self._parts:
+      track = self.scene.tracks[name]
+      pos = (1 - part) * track.pos_N3[low] + part * track.pos_N3[high]
+      quat = (1 - part) * track.quat_N4[low] + part * track.quat_N4[high]
+      self.mj.mju_normalize4(quat)
+      if side and track.opening_N is not None:
+        opening = (1 - part) * track.opening_N[low] + part * track.opening_N[high]
+        sign = -1 if side == "left" else 1
+        pos = pos + _rotation(self.mj, quat)[:, 0] * sign * opening
+      self.data.mocap_pos[mocap], self.data.mocap_quat[mocap] = pos, quat
+
+  def _hold(self, frame: int) -> None:
+    """What is held goes with what holds it, as it was when it was taken."""
+    mj, data = self.mj, self.data
+    for hold in self.scene.holds:
+      if frame < hold.frame:
+        continue
+      mocap = self.model.body(hold.by).mocapid[0]
+      pos, quat = data.mocap_pos[mocap].copy(), data.mocap_quat[mocap].copy()
+      drawer = f"{hold.thing}/{mjcf.DRAWER}"
+      if self._has_drawer(hold.thing):
+        joint = self.model.joint(mjcf.joint(drawer))
+        if hold.thing not in self._grips:
+          self._grips[hold.thing] = pos, np.array([data.qpos[joint.qposadr[0]]])
+        begin, opened = self._grips[hold.thing]
+        pull = -data.body(hold.thing).xmat.reshape(3, 3)[:, 1]
+        data.qpos[joint.qposadr[0]] = opened[0] + max(float(((pos - begin) * pull).sum()), 0.0)
+        data.qvel[joint.dofadr[0]] = 0
+        continue
+      joint = self.model.joint(mjcf.joint(hold.thing))
+      at, speed = joint.qposadr[0], joint.dofadr[0]
+      if hold.thing not in self._grips:
+        inverse, relative = np.empty(4), np.empty(4)
+        mj.mju_negQuat(inverse, quat)
+        mj.mju_mulQuat(relative, inverse, data.qpos[at + 3 : at + 7])
+        offset = np.empty(3)
+        mj.mju_rotVecQuat(offset, data.qpos[at : at + 3] - pos, inverse)
+        self._grips[hold.thing] = offset, relative
+      offset, relative = self._grips[hold.thing]
+      moved = np.empty(3)
+      mj.mju_rotVecQuat(moved, offset, quat)
+      data.qpos[at : at + 3] = pos + moved
+      mj.mju_mulQuat(data.qpos[at + 3 : at + 7], quat, relative)
+      data.qvel[speed : speed + 6] = 0
+
+  def _has_drawer(self, thing: str) -> bool:
+    return self.scene.things[self.scene.number(thing) - 1].shape == "cabinet"
+
+  def _touching(self) -> set[tuple[int, int]]:
+    contact = self.data.contact
+    if not len(contact.dist):
+      return set()
+    pairs = self.number_G[contact.geom[contact.dist <= 0]]
+    pairs.sort(axis=1)
+    return {(a, b) for a, b in pairs.tolist() if a != b and a != mjcf.ROOM}
+
+  def _reach(self, *, first: bool) -> None:
+    """Turns an arm's joints until its flange is where its gripper begins."""
+    if not self.scene.arm:
+      return
+    mj, model, data = self.mj, self.model, self.data
+    arm = arms.ARMS[self.scene.spec.style]
+    thing = self.scene.things[self.scene.number(self.scene.arm) - 1]
+    mocap = model.body(thing.name).mocapid[0]
+    turn = _rotation(mj, data.mocap_quat[mocap])
+    goal = data.mocap_pos[mocap] - turn[:, 2] * 3.7 * thing.size
+    joints = [model.joint(f"arm/{n}/joint") for n in range(len(arm.links))]
+    qpos, dofs = [j.qposadr[0] for j in joints], [j.dofadr[0] for j in joints]
+    low, high = model.jnt_range[[j.id for j in joints]].T
+    home = np.array([link.home for link in arm.links])
+    site = model.site("arm/flange").id
+    if first:
+      data.qpos[qpos] = home
+    jacobian = np.zeros((6, model.nv))
+    for _ in range(_IK_FIRST if first else _IK_STEPS):
+      mj.mj_kinematics(model, data)
+      mj.mj_comPos(model, data)
+      mj.mj_jacSite(model, data, jacobian[:3], jacobian[3:], site)
+      is_turn = data.site_xmat[site].reshape(3, 3)
+      about = 0.5 * sum(np.cross(is_turn[:, i], turn[:, i]) for i in range(3))
+      error = np.concatenate([goal - data.site_xpos[site], about])
+      if np.abs(error).max() < 1e-4:
+        break
+      j = jacobian[:, dofs]
+      inverse = j.T @ np.linalg.inv(j @ j.T + _DAMPING * np.eye(6))
+      step = inverse @ error + (np.eye(len(dofs)) - inverse @ j) @ (0.05 * (home - data.qpos[qpos]))
+      data.qpos[qpos] = np.clip(data.qpos[qpos] + np.clip(step, -0.2, 0.2), low, high)
+    # Sums of linear algebra may differ by a bit from run to run: they are rounded off.
+    data.qpos[qpos] = np.round(data.qpos[qpos], 6)
+    data.qvel[dofs] = 0
+
+  def places(self) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [T, 3] and quaternions [T, 4] of all things."""
+    return self.data.xpos[self.bodies].copy(), self.data.xquat[self.bodies].copy()
+
+
+def _rotation(mj: Any, quat: np.ndarray) -> np.ndarray:
+  out = np.empty(9)
+  mj.mju_quat2Mat(out, np.asarray(quat, np.float64))
+  return out.reshape(3, 3)
+
+
+class _Lens:
+  """Draws one stage."""
+
+  def __init__(self, mj: Any, stage: _Stage, scene: Scene):
+    self._mj, self._stage, self._scene = mj, stage, scene
+    self._context = mj.MjrContext(stage.model, mj.mjtFontScale.mjFONTSCALE_50)
+    mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+    self._drawn = mj.MjvScene(stage.model, maxgeom=stage.model.ngeom + 8)
+    flags = mj.mjtRndFlag
+    off = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE)
+    for flag in (*off, flags.mjRND_FOG):
+      self._drawn.flags[flag] = 0
+    self._options, self._camera = mj.MjvOption(), mj.MjvCamera()
+    self._options.sitegroup[:] = 0
+    self._camera.type, self._camera.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, 0
+    self._forms = [shapes.form(thing.shape, thing.size) for thing in scene.things]
+    self._view = mj.MjrRect(0, 0, scene.spec.width_px, scene.spec.height_px)
+    self._turn_N33 = truth.rotations(scene.camera)
+    self._numbers: np.ndarray | None = None
+    self._ways: tuple[np.ndarray, np.ndarray] | None = None
+
+  def close(self) -> None:
+    self._context.free()
+
+  def take(self, frame: int, rgb: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> None:
+    """One frame, written into arrays [H, W, 3], [H, W], [H, W]."""
+    mj, stage, drawn = self._mj, self._stage, self._drawn
+    camera = self._scene.camera
+    stage.data.cam_xpos[0] = camera.eye_N3[frame]
+    stage.data.cam_xmat[0] = self._turn_N33[frame].ravel()
+    mj.mjv_updateScene(
+      stage.model, stage.data, self._options, None, self._camera, mj.mjtCatBit.mjCAT_ALL, drawn
+    )
+    pixels, numbers = np.empty((*mask.shape, 3), np.uint8), np.empty((*mask.shape, 3), np.uint8)
+    near_far = np.empty(mask.shape, np.float32)
+    mj.mjr_render(self._view, drawn, self._context)
+    mj.mjr_readPixels(pixels, None, self._view, self._context)
+    flags = mj.mjtRndFlag
+    drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 1
+    mj.mjr_render(self._view, drawn, self._context)
+    mj.mjr_readPixels(numbers, near_far, self._view, self._context)
+    drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 0
+    rgb[:] = pixels[::-1]
+    found = self._things(numbers)[::-1]
+    self._shade(frame, rgb, found == TABLE)
+    mask[:] = np.maximum(found, TABLE)
+    near, far = camera.near, camera.far
+    depth[:] = (near / (1 - near_far * (1 - near / far)))[::-1]
+
+  def _things(self, colours: np.ndarray) -> np.ndarray:
+    """Numbers of things, of the table and the room, by the colours that stand for geoms."""
+    if self._numbers is None:  # geoms are drawn in the same order in all frames
+      table = np.full(self._drawn.maxgeom + 2, mjcf.ROOM, np.int16)
+      geom = int(self._mj.mjtObj.mjOBJ_GEOM)
+      for drawn in self._drawn.geoms[: self._drawn.ngeom]:
+        if drawn.objtype == geom and drawn.segid >= 0:
+          table[drawn.segid + 1] = self._stage.number_G[drawn.objid]
+      self._numbers = table
+    return self._numbers[colours[..., 0].astype(np.int32) + 256 * colours[..., 1].astype(np.int32)]
+
+  def _shade(self, frame: int, rgb: np.ndarray, is_table: np.ndarray) -> None:
+    """Darkens the table in rgb [H, W, 3] below what is above it, softly."""
+    if self._ways is None or self._scene.spec.camera != "still":
+      self._ways = truth.on_table(self._scene, frame)
+    x_HW, y_HW = self._ways
+    light = None
+    for thing, form, body in zip(self._scene.things, self._forms, self._stage.bodies):
+      x, y, z = self._stage.data.xpos[body].tolist()  # numpy's own would make float64 of it all
+      gap = max(z - form.bottom, 0.0) / thing.size
+      strength = _DARKEST / (1 + 2.5 * gap)
+      # A driven hand is no thing that lies about.
+      if z < 0 or strength < 0.03 or thing.motion == DRIVEN and gap * thing.size > form.top:
+        continue
+      reach = (1.5 * form.radius * (1 + 0.25 * gap)) ** 2
+      away_HW = (x_HW - x) ** 2
+      away_HW += (y_HW - y) ** 2
+      away_HW *= -1 / reach
+      away_HW += 1
+      np.maximum(away_HW, 0, out=away_HW)
+      away_HW *= -strength
+      away_HW += 1
+      light = away_HW if light is None else np.multiply(light, away_HW, out=light)
+    if light is not None:
+      light[~is_table] = 1
+      np.multiply(rgb, light[..., None], out=rgb, casting="unsafe")

@@ -1,0 +1,268 @@
+"""A scene as MuJoCo's XML, with its textures as files in memory.
+
+Bodies are called as their things, and their parts THING/PART; a geom's name is
+NUMBER#COUNT, by which its pixels and contacts are known.
+"""
+
+from collections.abc import Iterable, Sequence
+import io
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from totojax.world import arms, shapes, textures
+from totojax.world.scene import DRIVEN, FIXED, FREE, Look, Scene, TABLE, Thing
+
+LOOKS = 4  # times in a frame that contacts are looked at
+_LONGEST_S = 1 / 120  # step of physics
+FLOOR = -0.75  # of the room: share of the table's longer half
+_THICK = 0.05
+ROOM = -1  # number of floor and walls
+DRAWER = "drawer"
+
+
+def build(scene: Scene) -> tuple[str, dict[str, bytes]]:
+  """(XML, the files that it names)."""
+  return _Writer(scene).write()
+
+
+def substeps(fps: float) -> int:
+  """Steps of physics from one look at contacts to the next."""
+  return max(int(np.ceil(1 / fps / LOOKS / _LONGEST_S - 1e-9)), 1)
+
+
+def joint(body: str) -> str:
+  """The name of the joint that moves a body."""
+  return f"{body}/joint"
+
+
+class _Writer:
+  """Builds one document."""
+
+  def __init__(self, scene: Scene):
+    self._scene, self.assets = scene, dict[str, bytes]()
+    self._root = ElementTree.Element("mujoco")
+    self._asset = ElementTree.Element("asset")
+    self._world = ElementTree.Element("worldbody")
+    self._geoms = 0
+
+  def write(self) -> tuple[str, dict[str, bytes]]:
+    scene = self._scene
+    self._settings()
+    self._root.extend([self._asset, self._world])
+    self._room()
+    for number, thing in enumerate(scene.things, 1):
+      self._thing(number, thing)
+    if scene.arm:
+      self._arm(scene.number(scene.arm))
+    return ElementTree.tostring(self._root, encoding="unicode"), self.assets
+
+  def _settings(self) -> None:
+    scene, spec, add = self._scene, self._scene.spec, _put
+    add(self._root, "compiler", angle="radian")
+    add(
+      self._root,
+      "option",
+      timestep=_text(1 / spec.fps / LOOKS / substeps(spec.fps)),
+      integrator="implicitfast",
+      cone="elliptic",
+    )
+    add(self._root, "statistic", extent="1", center="0 0 0", meansize="0.1")
+    visual = add(self._root, "visual")
+    add(visual, "global", offwidth=str(spec.width_px), offheight=str(spec.height_px))
+    slices = int(np.clip(spec.height_px / 8, 12, 64))  # of what is round, as it is seen
+    round_ = {"numslices": str(slices), "numstacks": str(slices * 3 // 4)}
+    add(visual, "quality", shadowsize="0", offsamples="0", **round_)
+    add(visual, "map", znear=_text(scene.camera.near), zfar=_text(scene.camera.far))
+    add(visual, "headlight", ambient="0.34 0.34 0.36", diffuse="0.2 0.2 0.2", specular="0 0 0")
+
+  def _room(self) -> None:
+    """A light, the table, and the room that it stands in."""
+    scene, (half_x, half_y) = self._scene, self._scene.half_table
+    _put(
+      self._world,
+      "light",
+      directional="true",
+      castshadow="false",
+      pos="0 0 9",
+      dir=_text(*scene.light),
+      diffuse="0.62 0.61 0.58",
+      specular="0.35 0.35 0.35",
+      ambient="0 0 0",
+    )
+    _put(self._world, "camera", name="camera", fovy=_text(scene.camera.fovy_deg))
+    table = self._material("table", scene.table, repeat=2)
+    top = shapes.Geom("box", (half_x, half_y, _THICK), (0.0, 0.0, -_THICK))
+    self._geom(self._world, TABLE, top, table)
+    # One mesh that is seen from within.
+    low, far = FLOOR * max(half_x, half_y), scene.half_room
+    x, y, z = np.meshgrid((-far, far), (-far, far), (low, low + 1.2 * far), indexing="ij")
+    points_P3 = np.stack([x.ravel(), y.ravel(), z.ravel()], -1)
+    corners = (0, 2, 6, 4), (0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6)
+    faces = [face for a, b, c, d in corners for face in ((a, c, b), (a, d, c))]
+    mesh = shapes.Mesh(points_P3, np.array(faces))
+    room = self._material("room", scene.room)
+    self._geom(self._world, ROOM, shapes.Geom("mesh", mesh=mesh), room, solid=False)
+    floor = {"type": "plane", "size": "1 1 1", "pos": _text(0, 0, low), "group": "3"}
+    self._add(self._world, ROOM, **floor, rgba="0 0 0 0")
+
+  def _thing(self, number: int, thing: Thing) -> None:
+    form = shapes.form(thing.shape, thing.size)
+    own = self._material(thing.name, thing.look)
+    second = self._plain(f"{thing.name}/second", thing.look.rgb2, thing.look.shine)
+    turn = np.array([np.cos(thing.yaw / 2), 0, 0, np.sin(thing.yaw / 2)])
+    bodies = {}
+    for part in dict.fromkeys(["", *(geom.part for geom in form.geoms)]):
+      is_drawer = part == DRAWER
+      name = f"{thing.name}/{part}" if part else thing.name
+      place = {} if is_drawer else {"pos": _text(*thing.pos), "quat": _text(*turn)}
+      more = {"mocap": "true"} if thing.motion == DRIVEN else {}
+      parent = bodies[""] if is_drawer else self._world
+      bodies[part] = _put(parent, "body", name=name, **place, **more)
+      if thing.motion == FREE and not part:
+        _put(bodies[part], "freejoint", name=joint(name))
+      if is_drawer:
+        _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
+    for geom in form.geoms:
+      material = second if geom.is_second else own
+      solid = not thing.is_seen_through
+      moves = thing.motion != FIXED or geom.part == DRAWER
+      self._geom(bodies[geom.part], number, geom, material, solid=solid, moves=moves)
+    if DRAWER in bodies:  # it never touches the cabinet that it is in
+      contact = _put(self._root, "contact")
+      _put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
+
+  def _arm(self, number: int) -> None:
+    """An arm that stands at the table's edge and reaches to the things."""
+    arm = arms.ARMS[self._scene.spec.style]
+    material = self._plain("arm", arm.rgb, 0.4)
+    dark = self._plain("arm/joints", (0.25, 0.25, 0.28), 0.4)
+    above = _put(self._world, "body", name="arm/base", **base(self._scene))
+    self._part(above, number, "cylinder", (arm.radius * 1.4, 0.03), (0, 0, 0.03), material)
+    for count, link in enumerate(arm.links):
+      if np.linalg.norm(link.pos) > 0.02:
+        size, to = (arm.radius * 0.85,), _text(0, 0, 0, *link.pos)
+        self._part(above, number, "capsule", size, None, material, fromto=to)
+      above = _put(above, "body", name=f"arm/{count}", pos=_text(*link.pos), quat=_text(*link.quat))
+      low, high = link.limits
+      _put(above, "joint", name=f"arm/{count}/joint", axis="0 0 1", range=_text(low, high))
+      self._part(above, number, "cylinder", (arm.radius, arm.radius * 1.15), (0, 0, 0), dark)
+    self._part(
+      above, number, "capsule", (0.04,), None, material, fromto=_text(0, 0, 0, 0, 0, arm.flange)
+    )
+    _put(above, "site", name="arm/flange", pos=_text(0, 0, arm.flange))
+
+  def _part(
+    self,
+    body: ElementTree.Element,
+    number: int,
+    kind: str,
+    size: Sequence[float],
+    pos: Sequence[float] | None,
+    material: str,
+    **more: str,
+  ) -> None:
+    """A geom of an arm, which touches nothing."""
+    self._add(
+      body,
+      number,
+      type=kind,
+      size=_text(*size),
+      material=material,
+      contype="0",
+      conaffinity="0",
+      mass="1",
+      **({"pos": _text(*pos)} if pos else {}),
+      **more,
+    )
+
+  def _geom(
+    self,
+    body: ElementTree.Element,
+    number: int,
+    geom: shapes.Geom,
+    material: str,
+    *,
+    solid: bool = True,
+    moves: bool = False,
+  ) -> None:
+    """A geom of a thing, of the table or of the room."""
+    more = {"size": _text(*geom.size)} if geom.size else {}
+    if geom.mesh is not None:
+      name = f"mesh{self._geoms}"
+      points, faces = geom.mesh.points_P3, geom.mesh.faces_F3
+      _put(
+        self._asset,
+        "mesh",
+        name=name,
+        vertex=_text(*points.ravel()),
+        inertia="convex",
+        face=" ".join(map(str, faces.ravel())),
+      )
+      more = {"mesh": name}
+    more |= {} if solid else {"contype": "0", "conaffinity": "0"}
+    more |= {"density": "400"} if moves else {}
+    friction = _text(self._scene.friction, 0.005, 0.0001)
+    self._add(
+      body,
+      number,
+      type=geom.type,
+      pos=_text(*geom.pos),
+      quat=_text(*geom.quat),
+      material=material,
+      friction=friction,
+      **more,
+    )
+
+  def _add(self, body: ElementTree.Element, number: int, **attributes: str) -> None:
+    _put(body, "geom", name=f"{number}#{self._geoms}", **attributes)
+    self._geoms += 1
+
+  def _material(self, name: str, look: Look, *, repeat: int = 1) -> str:
+    """A material with the look's texture; its name."""
+    if look.texture == "plain" and repeat == 1:
+      return self._plain(name, look.rgb, look.shine)
+    buffer = io.BytesIO()
+    Image.fromarray(textures.pixels(look)).save(buffer, format="png", compress_level=0)
+    file = f"{len(self.assets)}.png"
+    self.assets[file] = buffer.getvalue()
+    # A cube of six faces fits what has no coordinates of its own, meshes.
+    kind = "2d" if repeat > 1 else "cube"
+    _put(self._asset, "texture", name=name, type=kind, file=file)
+    _put(
+      self._asset,
+      "material",
+      name=name,
+      texture=name,
+      texrepeat=_text(repeat, repeat),
+      specular=_text(look.shine),
+      shininess="0.4",
+      reflectance="0",
+    )
+    return name
+
+  def _plain(self, name: str, rgb: Iterable[float], shine: float) -> str:
+    _put(
+      self._asset,
+      "material",
+      name=name,
+      rgba=_text(*rgb, 1),
+      specular=_text(shine),
+      shininess="0.4",
+      reflectance="0",
+    )
+    return name
+
+
+def base(scene: Scene) -> dict[str, str]:
+  """Where an arm stands: at the left edge, and faces the things."""
+  return {"pos": _text(-0.9 * scene.half_table[0], -0.3 * scene.half_table[1], 0)}
+
+
+def _put(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
+  return ElementTree.SubElement(parent, tag, attributes)
+
+
+def _text(*values: float) -> str:
+  return " ".join(f"{float(value):.9g}" for value in values)
