@@ -7,7 +7,7 @@ import pytest
 import runs
 from scipy import ndimage
 
-from totojax.evals import joints, masks, parts
+from totojax.evals import joints, masks, parts, resampled
 
 GOLDEN = runs.ROOT / "tests" / "golden" / "tracking"
 
@@ -69,9 +69,11 @@ def test_a_table_counts_objects_and_an_interval_draws_sequences():
   a, b, c = (np.full((2, 8), v) for v in (0.2, 0.6, 1.0))
   found = masks.summary([a, b, c])
   assert found["J&F-Mean"] == pytest.approx(0.6) and found["J-Recall"] == pytest.approx(2 / 3)
-  low, high = masks.interval([[0.2, 0.6], [1.0]], seed=0)
+  sums, counts = np.array([0.8, 1.0]), np.array([2, 1])
+  low, high = resampled.interval(lambda n: n @ sums / (n @ counts), 2, seed=0)
   assert low == pytest.approx(0.4) and high == pytest.approx(1.0)
-  assert masks.interval([[0.5, 0.5], [0.5]], seed=0) == (0.5, 0.5)
+  assert resampled.interval(lambda n: 0.5, 3, seed=0) == (0.5, 0.5)
+  assert resampled.interval(lambda n: 0.5, 1, seed=0) == (None, None)
 
 
 def test_masks_that_do_not_fit_are_refused():
@@ -114,14 +116,15 @@ def test_pck_is_the_golden_s():
     np.testing.assert_allclose(joints.box_px(truth, seen), g[f"box_{i}"], rtol=1e-9)
     scale = np.array([width, height]).reshape(2, 1, 1) / g["feat_res"]
     videos.append(joints.distances(np.where(seen, found * scale, -1), truth))
-  found = joints.pck(videos, g["thresholds"])
-  np.testing.assert_allclose(100 * found.per_joint, g["pck_per_joint"], rtol=1e-9)
-  np.testing.assert_allclose(100 * found.mean, g["pck_mean"], rtol=1e-9)
-  np.testing.assert_array_equal(found.counts_J, g["counts_per_joint"])
+  counts = sum(joints.counted(one, g["thresholds"]) for one in videos)
+  shares = joints.pck(counts)
+  np.testing.assert_allclose(100 * shares, g["pck_per_joint"], rtol=1e-9)
+  np.testing.assert_allclose(100 * shares.mean(1), g["pck_mean"], rtol=1e-9)
+  np.testing.assert_array_equal(counts[0], g["counts_per_joint"])
   pooled = np.concatenate([d for video in zip(*videos) for d in video])
-  shares = [100 * np.mean(pooled <= a) for a in g["thresholds"]]
-  np.testing.assert_allclose(shares, g["pck_pooled_not_the_metric"], rtol=1e-9)
-  assert abs(shares[1] - 100 * found.mean[1]) > 0.1  # control: pooled joints are another number
+  flat = [100 * np.mean(pooled <= a) for a in g["thresholds"]]
+  np.testing.assert_allclose(flat, g["pck_pooled_not_the_metric"], rtol=1e-9)
+  assert abs(flat[1] - 100 * shares[1].mean()) > 0.1  # control: pooled joints are another number
 
 
 def test_miou_is_the_golden_s():

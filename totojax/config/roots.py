@@ -28,6 +28,7 @@ ROOTS: Mapping[str, str] = {
   "validate": "pretrain:Validate",
   "generate": "generate:Generate",
   "surprise": "surprise:Surprise",
+  "track": "track:Track",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -7,14 +7,9 @@ then the joints). Coordinates are (x, y).
 """
 
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 
-JOINTS = (
-  "neck belly face right-shoulder left-shoulder right-hip left-hip right-elbow left-elbow"
-  " right-knee left-knee right-wrist left-wrist right-ankle left-ankle"
-).split()
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _SIGMA = 0.5  # cells
 _REACH = 1.5  # cells that a joint's map reaches
@@ -73,19 +68,6 @@ def coordinates(maps_hwC: np.ndarray, *, cells: int = 5) -> np.ndarray:
   return np.where(seen_J, place_2J, -1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pck:
-  """Shares of correct joints."""
-
-  per_joint: np.ndarray  # float64 [thresholds, J]; NaN of a joint that is never seen
-  counts_J: np.ndarray  # how many each share is of
-
-  @property
-  def mean(self) -> np.ndarray:
-    """[thresholds], the mean over joints."""
-    return self.per_joint.mean(1)
-
-
 def box_px(truth_2JT: np.ndarray, seen_JT: np.ndarray) -> np.ndarray:
   """0.6 of the diagonal of the box around the joints that are seen, [T]; 0 of one or none."""
   sides = []
@@ -109,12 +91,20 @@ def distances(found_2JT: np.ndarray, truth_2JT: np.ndarray) -> list[np.ndarray]:
   return [apart[1:][seen[1:]] for apart, seen in zip(apart_JT, seen_JT)]
 
 
-def pck(videos: Sequence[Sequence[np.ndarray]], thresholds: Sequence[float] = THRESHOLDS) -> Pck:
-  """Of the `distances` of videos, whose frames count alike.
+def counted(apart: Sequence[np.ndarray], thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
+  """int64 [1 + thresholds, J]: distances of each joint that there are, and those up to each.
 
-  A joint that was not found is left out, so that losing joints costs nothing:
-  counts stand beside the shares.
+  Those of several videos add up: their frames count alike.
   """
-  joints = [np.concatenate(parts) for parts in zip(*videos, strict=True)]
-  shares = [[np.mean(d <= a) if len(d) else np.nan for d in joints] for a in thresholds]
-  return Pck(np.array(shares), np.array([len(d) for d in joints]))
+  right = [[np.count_nonzero(d <= most) for d in apart] for most in thresholds]
+  return np.array([[len(d) for d in apart], *right])
+
+
+def pck(counts: np.ndarray) -> np.ndarray:
+  """Shares of joints that are right, of `counted`, [thresholds, J]; NaN of one never found.
+
+  PCK is their mean over joints. A joint that was not found is left out, so that
+  losing joints costs nothing: counts stand beside the shares.
+  """
+  shares = np.full(counts[1:].shape, np.nan)
+  return np.divide(counts[1:], counts[0], out=shares, where=counts[0] > 0)

@@ -6,7 +6,7 @@ between centres of pixels without antialiasing, and two kinds of nearest pixels.
 Shapes: H and W pixels, h and w places of a grid, C labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from totojax.config.propagation import Propagation
 
 Size = tuple[int, int]  # (height, width)
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def nearest(labels_HW: np.ndarray, size: Size, *, centred: bool) -> np.ndarray:
@@ -35,7 +36,7 @@ def nearest(labels_HW: np.ndarray, size: Size, *, centred: bool) -> np.ndarray:
   return labels_HW[rows[:, None], columns[None]]
 
 
-def _weights(old: int, new: int) -> np.ndarray:
+def interpolation(old: int, new: int) -> np.ndarray:
   """float32 [new, old]: what each of `new` pixels is of `old`, bilinearly."""
   place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
   left = np.minimum(place.astype(int), max(old - 2, 0))
@@ -46,13 +47,14 @@ def _weights(old: int, new: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _resized(old: Size, new: Size, normalise: bool, decide: bool):
-  rows, columns = (_weights(a, b) for a, b in zip(old, new))
+def _resized(
+  old: Size, new: Size, *, normalise: bool, decide: bool
+) -> Callable[[jax.Array], jax.Array]:
+  rows, columns = (interpolation(a, b) for a, b in zip(old, new))
 
   def resized(maps_hwC: jax.Array) -> jax.Array:
-    args = dict(precision=jax.lax.Precision.HIGHEST)
-    maps_HWC = jnp.einsum("Hh,hwc->Hwc", rows, maps_hwC, **args)
-    maps_HWC = jnp.einsum("Ww,Hwc->HWc", columns, maps_HWC, **args)
+    maps_HWC = jnp.einsum("Hh,hwc->Hwc", rows, maps_hwC, precision=_HIGHEST)
+    maps_HWC = jnp.einsum("Ww,Hwc->HWc", columns, maps_HWC, precision=_HIGHEST)
     if normalise:
       least_C, most_C = maps_HWC.min((0, 1)), maps_HWC.max((0, 1))
       range_C = jnp.where(most_C > least_C, most_C - least_C, 1.0)

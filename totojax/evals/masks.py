@@ -15,9 +15,7 @@ import numpy as np
 from scipy import spatial
 
 NEAR_FRAC = 0.008  # of the diagonal
-VOID = 255  # of DAVIS-2017: pixels of no object
 _GOOD = 0.5  # a frame that recall counts
-_DRAWS, _LEVEL = 2000, 0.95  # of a bootstrap
 
 
 def jaccard(truth_HW: np.ndarray, found_HW: np.ndarray) -> float:
@@ -108,17 +106,3 @@ def summary(objects: Sequence[np.ndarray]) -> Mapping[str, float]:
     for what in ("mean", "recall", "decay")
   }
   return {"J&F-Mean": (out["J-Mean"] + out["F-Mean"]) / 2, **out}
-
-
-def interval(values: Sequence[Sequence[float]], *, seed: int) -> tuple[float, float]:
-  """95 % of a mean over objects, by a percentile bootstrap over sequences.
-
-  Args:
-    values: of the objects of each sequence.
-    seed: of what is drawn.
-  """
-  sums, counts = np.array([(np.sum(each), len(each)) for each in values], float).T
-  drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
-  means = sums[drawn].sum(1) / counts[drawn].sum(1)
-  low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  return float(low), float(high)

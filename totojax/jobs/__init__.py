@@ -65,6 +65,7 @@ JOBS: Mapping[str, Job] = {
   "validate": Job("validate:run", shared=True),
   "generate": Job("generate.job:run"),
   "surprise": Job("surprise.job:run"),
+  "track": Job("track.job:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),

@@ -9,7 +9,6 @@ import functools
 import hashlib
 
 import numpy as np
-from PIL import Image
 
 from totojax.config.schema import ConfigError
 from totojax.config.surprise import EVENTS, Surprise
@@ -71,7 +70,9 @@ def find(
       containers.pyav()
     step = data.frame_step or sources.STEPS.get(data.set, 1)
     fit = data.fit or ("squash" if data.set in _SQUASHED else "crop")
-    prepare = _Squash(size_px, _RESAMPLE) if fit == "squash" else augment.Resize(size_px, _RESAMPLE)
+    prepare = (
+      augment.Squash(size_px, _RESAMPLE) if fit == "squash" else augment.Resize(size_px, _RESAMPLE)
+    )
     most = _INTPHYS // step if data.set in ("intphys", "intphys_test") else None
     load = functools.partial(_read, step=step, prepare=prepare, most=most)
     groups = [Group(one.id, one.kinds, functools.partial(load, one)) for one in found]
@@ -100,20 +101,6 @@ def _rendered(config: Surprise, size_px: int, frames: int) -> list[Group]:
     for event in dict.fromkeys(events)
     for index in range(settings.scenes)
   ]
-
-
-class _Squash(augment.Resize):
-  """Scaling of the whole image to a square."""
-
-  def size(self, height: int, width: int) -> tuple[int, int]:
-    del height, width
-    return self.size_px, self.size_px
-
-  def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
-    if image_HW3.shape[:2] == (self.size_px, self.size_px):
-      return image_HW3
-    image = Image.fromarray(image_HW3)
-    return np.asarray(image.resize((self.size_px, self.size_px), augment.FILTERS[self.resample]))
 
 
 def _read(
