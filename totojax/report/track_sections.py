@@ -87,8 +87,8 @@ def found(folder: reading.RunFolder) -> str:
       f"{_amount(facts)}{counted}, {facts['records']:,} frames; digest of the annotations"
       f" {facts['digest'][:12]}: sets that were processed otherwise have another, and other"
       " numbers. The layer is the one that is best on these same sequences, as in the paper, so it"
-      " has seen the answers. Intervals are of a bootstrap over sequences. The time of propagation is"
-      " that of all rules and layers, with scoring.",
+      " has seen the answers. Intervals are of a bootstrap over sequences. The time of propagation"
+      " is that of all rules and layers, with scoring.",
       "soft",
     )
   )

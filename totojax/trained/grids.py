@@ -32,7 +32,7 @@ from totojax.trained import backbone, encoders, model as pretrained, ready
 _RESAMPLE = "bicubic"  # as clips are made for training
 PATCH_PX = 8  # of pixels as features: the paper's tokens
 Frames = Iterable[np.ndarray]  # uint8 [H, W, 3]
-Maps = Iterator[np.ndarray]  # float32 [L, h, w, D] of each
+Maps = Iterator[Sequence[np.ndarray]]  # of each frame, of each layer, float32 [h, w, D]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +114,12 @@ def on_disk(folder: str, *, layers: Sequence[int] = ()) -> Grids:
     maps = _read(path)
     if lost := sorted({*chosen} - {*maps}):
       raise outside.Damaged(path, f"it has no layer {lost[0]}, and layers {[*maps]}")
-    whole_LThwD = np.stack([maps[layer] for layer in chosen])
-    count = 0
+    there, count = len(maps[chosen[0]]), 0
     for count, _ in enumerate(frames, 1):
-      if count <= whole_LThwD.shape[1]:
-        yield whole_LThwD[:, count - 1]
-    if count != whole_LThwD.shape[1]:
-      raise outside.Damaged(
-        path, f"it has maps of {whole_LThwD.shape[1]} frames, and {name} has {count}"
-      )
+      if count <= there:
+        yield [maps[layer][count - 1] for layer in chosen]
+    if count != there:
+      raise outside.Damaged(path, f"it has maps of {there} frames, and {name} has {count}")
 
   return Grids(chosen, of, 0, {"features": folder})
 
@@ -139,11 +136,13 @@ def _read(path: str) -> dict[int, np.ndarray]:
   found = {
     n: arrays[feature_files.layer_name(n)] for n in sorted(map(int, filter(str.isdigit, numbers)))
   }
-  shapes = {x.shape for x in found.values()}
-  if len(shapes) != 1 or len(shape := shapes.pop()) != 4 or 0 in shape:
+  shapes = {x.shape[:3] if x.ndim == 4 else () for x in found.values()}
+  if len(shapes) != 1 or shapes == {()} or any(0 in x.shape for x in found.values()):
     told = {name: [*x.shape] for name, x in arrays.items()}
     raise outside.Damaged(
-      path, f"it has {told}; maps are layer_<number> [frames, height, width, values], all alike"
+      path,
+      f"it has {told}; maps are layer_<number> [frames, height, width, values], of all layers of as"
+      " many frames, rows and columns",
     )
   for layer, x in found.items():
     if (

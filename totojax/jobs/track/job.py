@@ -177,16 +177,16 @@ def _one(
   paths, grid, count = video.track.frames[: video.frames], None, 0
   features_s, begin = 0.0, time.perf_counter()
   before = begin
-  for count, x_LhwD in enumerate(maps.of(video.track.name, map(tracks.frame, paths)), 1):
+  for count, maps_L in enumerate(maps.of(video.track.name, map(tracks.frame, paths)), 1):
     features_s += time.perf_counter() - before
-    grid = x_LhwD.shape[1:3] if grid is None else grid
-    if x_LhwD.shape[1:3] != grid or not np.isfinite(x_LhwD).all():
+    grid = maps_L[0].shape[:2] if grid is None else grid
+    if any(x_hwD.shape[:2] != grid or not np.isfinite(x_hwD).all() for x_hwD in maps_L):
       raise ConfigError(
-        f"features of frame {count} of {video.track.name} are {x_LhwD.shape} after maps of {grid},"
-        " or not finite; those of all frames must be alike"
+        f"features of frame {count} of {video.track.name} are {[x.shape for x in maps_L]} after"
+        f" maps of {grid}, or not finite; those of all frames must be alike"
       )
     for (_, layer), lane in lanes.items():
-      lane.go_on(x_LhwD[maps.layers.index(layer)], kind, maps.input_size(grid), config.chunk)
+      lane.go_on(maps_L[maps.layers.index(layer)], kind, maps.input_size(grid), config.chunk)
     before = time.perf_counter()
   if count != video.frames:
     raise ConfigError(f"{video.track.name} has {video.frames} frames, and maps of {count} came")
