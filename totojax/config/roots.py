@@ -29,6 +29,7 @@ ROOTS: Mapping[str, str] = {
   "generate": "generate:Generate",
   "surprise": "surprise:Surprise",
   "track": "track:Track",
+  "feature_maps": "feature_maps:FeatureMaps",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -1,6 +1,6 @@
 """Config keys of tracking by features: DAVIS, JHMDB, VIP (Table 10, Figures 5 and 8)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -118,11 +118,9 @@ class Track(Job):
   paper: Paper = field(Paper(), "what it is compared with")
 
   def __post_init__(self):
-    for kind, names in (("encoders", self.encoders), ("propagation", self.propagation)):
-      if wrong := sorted(n for n in names if not n.replace("-", "").replace("_", "").isalnum()):
-        raise ConfigError(f"{kind}.{wrong[0]} is no name; use letters, digits, '-' and '_'")
-    if taken := sorted({*self.encoders} & {*BASELINES}):
-      raise ConfigError(f"encoders.{taken[0]} has the name of a baseline; give it another")
+    check_names(self.encoders, BASELINES)
+    if wrong := sorted(n for n in self.propagation if not n.replace("_", "").isalnum()):
+      raise ConfigError(f"propagation.{wrong[0]} is no name; use letters, digits and '_'")
     if not self.propagation:
       raise ConfigError("propagation is empty; name rules: configs/davis.py has presets")
     if not self.encoders and "pixels" not in self.baselines and "copy" not in self.baselines:
@@ -141,6 +139,27 @@ def _tracker(text: str) -> Tracker:
   if plugins.is_reference(text) or (path and kind.partition("@")[0] in plugins.ENCODERS):
     return Tracker(encoder=text)
   return Tracker(model_run=text)
+
+
+def trackers(parts: Iterable[str]) -> dict[str, Tracker]:
+  """What "NAME=WHAT"s of an argument name; raises ConfigError where a name is missing."""
+  found = {}
+  for part in filter(None, parts):
+    name, equals, what = part.partition("=")
+    if not equals:
+      raise ConfigError(
+        f"{part} has no name: write NAME={part}; rules are {', '.join(PRESETS)}, with + between"
+      )
+    found[name] = _tracker(what)
+  return found
+
+
+def check_names(encoders: Mapping[str, Tracker], baselines: Sequence[str]) -> None:
+  """Raises ConfigError for a name that is none of a folder, or that of a baseline."""
+  if wrong := sorted(n for n in encoders if not n.replace("-", "").replace("_", "").isalnum()):
+    raise ConfigError(f"encoders.{wrong[0]} is no name; use letters, digits, '-' and '_'")
+  if taken := sorted({*encoders} & {*baselines}):
+    raise ConfigError(f"encoders.{taken[0]} has the name of a baseline; give it another")
 
 
 # Rules of each set where none are named, and what is otherwise in them.
@@ -163,20 +182,13 @@ def job(name: str, argument: str = "") -> ConfigDict:
     ConfigError: a preset is unknown, or a tracker has no name.
   """
   rules, changes = _RULES[name]
-  parts, trackers = [part for part in argument.split(",") if part], {}
+  parts = [part for part in argument.split(",") if part]
   if parts and "=" not in parts[0] and {*parts[0].split("+")} <= {*PRESETS}:
     rules = parts.pop(0)
-  for part in parts:
-    of, equals, what = part.partition("=")
-    if not equals:
-      raise ConfigError(
-        f"{part} has no name: write NAME={part}; rules are {', '.join(PRESETS)}, with + between"
-      )
-    trackers[of] = _tracker(what)
   return schema.to_config(
     Track(
       data=Tracks(set=name, split="1" if name == "jhmdb" else "val"),
-      encoders=trackers,
+      encoders=trackers(parts),
       propagation={
         rule: dataclasses.replace(PRESETS[rule], **(changes if rule == "rvm" else {}))
         for rule in rules.split("+")

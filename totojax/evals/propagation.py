@@ -51,7 +51,7 @@ def step(
   The state that is given is used up.
   """
   grid = np.shape(features_hwD)[:2]
-  return _program(rule, grid, chunk)(state, features_hwD)
+  return program(rule, grid, chunk)(state, features_hwD)
 
 
 def propagate(
@@ -67,9 +67,10 @@ def propagate(
 
 
 @functools.lru_cache(maxsize=64)
-def _program(
+def program(
   rule: Propagation, grid: tuple[int, int], chunk: int
 ) -> Callable[[State, Any], tuple[State, jax.Array]]:
+  """The compiled step of `step`, for maps of (h, w) and so many places at a time."""
   h, w = grid
   places = h * w
   chunk = min(chunk, places)
@@ -88,7 +89,7 @@ def _program(
       return (y_BQ <= rule.radius) & (x_BQ <= rule.radius)
     return y_BQ**2 + x_BQ**2 < rule.radius**2
 
-  def program(state: State, features_hwD: Any) -> tuple[State, jax.Array]:
+  def stepped(state: State, features_hwD: Any) -> tuple[State, jax.Array]:
     features_SQD, labels_SQC, count = (
       state[name] for name in ("features_SQD", "labels_SQC", "count")
     )
@@ -121,7 +122,7 @@ def _program(
     after = {"features_SQD": features_SQD, "labels_SQC": labels_SQC, "count": count + 1}
     return after, soft_QC.reshape(h, w, -1)
 
-  return jax.jit(program, donate_argnums=0)
+  return jax.jit(stepped, donate_argnums=0)
 
 
 def _mixed(like_BM: jax.Array, labels_MC: jax.Array, rule: Propagation) -> jax.Array:

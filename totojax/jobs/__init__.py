@@ -66,6 +66,7 @@ JOBS: Mapping[str, Job] = {
   "generate": Job("generate.job:run"),
   "surprise": Job("surprise.job:run"),
   "track": Job("track.job:run"),
+  "feature_maps": Job("feature_maps:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),

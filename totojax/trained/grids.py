@@ -81,7 +81,7 @@ def pixels(size_px: int, grid: int) -> Grids:
     del name
     for frame_SS3 in map(_squash(size_px), frames):
       cut = frame_SS3.reshape(grid, size_px // grid, grid, -1, 3).swapaxes(1, 2)
-      yield (cut.reshape(1, grid, grid, -1) / 127.5 - 1.0).astype(np.float32)
+      yield [(cut.reshape(grid, grid, -1) / 127.5 - 1.0).astype(np.float32)]
 
   return Grids((0,), of, size_px, {"pixels": size_px, "grid": grid})
 

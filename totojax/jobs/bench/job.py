@@ -24,6 +24,7 @@ from totojax.jobs.bench import (
   hardware,
   measure,
   probing,
+  propagating,
   saving,
   scanning,
   startup,
@@ -52,6 +53,7 @@ ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] =
   "startup": startup.rows,
   "growth": growth.rows,
   "mamba_scan": scanning.rows,
+  "propagation": propagating.rows,
 }
 SECTIONS = {"store_write": "store", "store_read": "store"}  # others have their row's name
 

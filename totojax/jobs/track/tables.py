@@ -12,7 +12,6 @@ from typing import Any
 
 from etils import epath
 import numpy as np
-from PIL import Image
 
 from totojax.config import track
 from totojax.data.pixels import label_images, movies
@@ -25,7 +24,6 @@ from totojax.rundir import console, files
 
 _OFFICIAL = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 _DOT = 0.012  # of a frame's width, the radius of a joint
-_GAP_PX = 4
 
 
 @dataclasses.dataclass
@@ -234,16 +232,16 @@ def _drawn(
   for number in prompts.spread(len(layout.found), settings.sequences):
     video = kinds.opened(kind, layout.found[number])
     packed = [of.frames(layout.part(of.row, number)) for of in shown]
-    times = np.linspace(0, video.frames - 1, min(settings.frames, video.frames)).round().astype(int)
+    times = prompts.spread(video.frames, settings.frames)
     columns = lambda t: _overlays(kind, video, t, [each[t] for each in packed])
-    tiles = [[_scaled(tile, settings.width_px) for tile in columns(t)] for t in times.tolist()]
+    tiles = [[movies.scaled(tile, settings.width_px) for tile in columns(t)] for t in times]
     name = f"{number:03d}.webp"
-    files.write_bytes(folder / name, _webp(_joined([*map(list, zip(*tiles))])))
-    out.append({"png": f"overlays/{name}", "sequence": video.track.name, "frames": times.tolist()})
+    files.write_bytes(folder / name, movies.still(movies.joined([*map(list, zip(*tiles))])))
+    out.append({"png": f"overlays/{name}", "sequence": video.track.name, "frames": times})
     out[-1]["rows"] = ["annotated", *(of.name for of in shown)]
     if codec:
       wide = [
-        _joined([[_scaled(tile, 2 * settings.width_px) for tile in columns(t)]])
+        movies.joined([[movies.scaled(tile, 2 * settings.width_px) for tile in columns(t)]])
         for t in range(video.frames)
       ]
       try:
@@ -284,26 +282,3 @@ def _dotted(frame_HW3: np.ndarray, place_2J: np.ndarray) -> np.ndarray:
       inside = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
       out[inside] = label_images.palette()[joint]
   return out
-
-
-def _scaled(frame_HW3: np.ndarray, width_px: int) -> np.ndarray:
-  height = max(round(frame_HW3.shape[0] * width_px / frame_HW3.shape[1]), 1)
-  return np.asarray(Image.fromarray(frame_HW3).resize((width_px, height), Image.Resampling.BOX))
-
-
-def _joined(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-  """Pictures of one size side by side, rows below each other, with gaps."""
-  lines = []
-  for row in rows:
-    gap = np.full((len(row[0]), _GAP_PX, 3), 255, np.uint8)
-    line = np.concatenate([part for tile in row for part in (tile, gap)][:-1], axis=1)
-    lines += [line, np.full((_GAP_PX, line.shape[1], 3), 255, np.uint8)]
-  return np.concatenate(lines[:-1])
-
-
-def _webp(pixels_HW3: np.ndarray) -> bytes:
-  import io
-
-  buffer = io.BytesIO()
-  Image.fromarray(pixels_HW3).save(buffer, format="webp", quality=85)
-  return buffer.getvalue()
