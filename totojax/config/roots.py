@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 from totojax import plugins
 from totojax.config import schema
 
-# Value of the key `run` -> "module:class" of the whole config of that job, in
-# this folder. A module is imported when one of its jobs is asked for.
+# Key `run` -> "module:class" of its whole config, in this folder; imported when asked for.
 ROOTS: Mapping[str, str] = {
   "render": "pixels:Render",
   "decode": "pixels:Decode",

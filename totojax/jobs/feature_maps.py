@@ -36,7 +36,7 @@ class _Row:
   """An encoder, or pixels."""
 
   name: str
-  open: Callable[[], grids.Grids]
+  load: Callable[[], grids.Grids]
 
 
 def run(
@@ -58,7 +58,7 @@ def run(
     for row in rows:
       made = [workdir / "maps" / f"{row.name}-{n:03d}.json" for n in range(len(clips))]
       if not all(map(files.exists, made)):
-        maps = row.open()
+        maps = row.load()
         read = functools.partial(_maps, maps)
         shared = None
         if config.basis == "set":

@@ -41,7 +41,7 @@ class Row:
 
   name: str
   rules: tuple[str, ...]
-  open: Any  # () -> grids.Grids; None: the first frame's labels are copied
+  load: Any  # () -> grids.Grids; None: the first frame's labels are copied
 
 
 def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -138,7 +138,7 @@ def _tracked(
   missing = [n for n in range(len(found)) if f"{n:06d}.npz" not in there]
   if not missing:
     return True
-  maps = row.open() if row.open else None
+  maps = row.load() if row.load else None
   if maps is not None:
     backbone.check_same({**maps.facts, "layers": list(maps.layers)}, folder)
   total = len(found)
