@@ -1,6 +1,7 @@
 """The benchmark: its arithmetic by hand, and every row at a tiny size."""
 
 import builtins
+import dataclasses
 import itertools
 import json
 import math
@@ -25,6 +26,7 @@ from totojax.jobs.bench import (
   hardware,
   job,
   measure,
+  propagating,
   saving,
   startup,
   storing,
@@ -175,6 +177,7 @@ def tiny(*rows):
   c.growth.trained = c.startup.trained.copy_and_resolve_references()
   c.growth.models = {"wider": dict(recipes.PRESETS["tiny"], width=64)}
   c.growth.update(frames=(8,), devices=(2, 16))
+  c.propagation.update(frames=4, grid=6, width=8)
   c.mamba_scan.update(tokens=64, inner=4, state=16, chunk_tokens=8)
   return c.to_dict()
 
@@ -455,6 +458,15 @@ def test_a_case_that_does_not_fit_costs_no_other_its_measurement(monkeypatch, to
     return
   longer, more = cases
   assert longer.reason == told.splitlines()[0] and more.case == "2 devices"
+
+
+def test_propagation(tmp_path):
+  pytest.importorskip("torch")
+  (row,) = measured(tmp_path, "propagation")
+  assert row["facts"]["largest_difference"] < 1e-5 and row["facts"]["labels_equal_frac"] == 1
+  settings = dataclasses.replace(bench_defaults.PropagationBench(), grid=16, width=32)
+  small, large = (propagating.temporary_bytes(settings, chunk) for chunk in (16, 256))
+  assert small < large / 4  # similarities are of a chunk alone
 
 
 def test_mamba_scan(tmp_path):

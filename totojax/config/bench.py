@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from totojax.config import labels, model as models, pixels, schema, studies, training, world
 from totojax.config.model import PRESETS
 from totojax.config.pretrain import Amount, Pretrain
+from totojax.config.propagation import PRESETS as RULES, Propagation
 from totojax.config.schema import ConfigError, field, Section, section, SEEDS
 
 ROWS = (
@@ -29,6 +30,7 @@ ROWS = (
   "growth",
   "mamba_scan",
   "world",
+  "propagation",
 )
 TOKENS_OF_FRAME = 256
 _TINY_CLIPS = models.SequenceSpec(vocab=512, grid=4, frames=4, context=64)
@@ -275,6 +277,18 @@ class WorldBench(Section):
   scene: world.SceneConfig = field(world.SceneConfig(), "what is rendered")
 
 
+@section("propagation")
+class PropagationBench(Section):
+  """What labels are propagated through: a sequence of DAVIS at 256/8."""
+
+  frames: int = field(25, "of the sequence, the first with labels", at_least=2)
+  grid: int = field(32, "places of a side", "Table 10", at_least=2)
+  width: int = field(768, "of features: base", "Table 1", at_least=1)
+  labels: int = field(4, "of the first frame", at_least=1)
+  chunk: int = field(128, "places at a time, as of the job", at_least=1)
+  rule: Propagation = field(RULES["stc"], "10 of 20 frames, radius 12")
+
+
 @section("")
 class BenchJob(Section):
   """`run = "bench"`: ratios to what others have, measured in one run."""
@@ -296,6 +310,7 @@ class BenchJob(Section):
   growth: GrowthBench = field(GrowthBench(), "row growth")
   mamba_scan: MambaScanBench = field(MambaScanBench(), "row mamba_scan")
   world: WorldBench = field(WorldBench(), "row world")
+  propagation: PropagationBench = field(PropagationBench(), "row propagation")
 
 
 def bench() -> ConfigDict:

@@ -11,6 +11,7 @@ from totojax import plugins
 from totojax.config import schema
 
 # `run` -> "module:class" here of the job's whole config, imported when it is asked for.
+# Key `run` -> "module:class" of its whole config, in this folder; imported when asked for.
 ROOTS: Mapping[str, str] = {
   "render": "pixels:Render",
   "decode": "pixels:Decode",
@@ -30,6 +31,8 @@ ROOTS: Mapping[str, str] = {
   "prompt_tune": "prompt_tune:PromptTune",
   "playground": "playground:Playground",
   "world": "world:World",
+  "track": "track:Track",
+  "feature_maps": "feature_maps:FeatureMaps",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -28,9 +28,7 @@ class Job:
   # job, and returns False if it was interrupted before its end.
   run: str
   shared: bool = False  # whether several processes do it together; else each would do it all
-  # Whether it leaves a run directory; a plan, say, changes nothing and is made
-  # as often as one likes.
-  kept: bool = True
+  kept: bool = True  # whether it leaves a run directory; a plan changes nothing, and is made anew
   # Whether it leaves data alone, which may be on s3://; what else a run leaves
   # are checkpoints, say, which may not.
   data: bool = False
@@ -67,6 +65,8 @@ JOBS: Mapping[str, Job] = {
   "prompt_tune": Job("prompt_tune.job:run"),
   "playground": Job("playground.job:run", kept=False),
   "world": Job("world:run"),
+  "track": Job("track.job:run"),
+  "feature_maps": Job("feature_maps:run"),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),

@@ -53,6 +53,8 @@ class Encoder:
       clip of one frame whatever this is.
     digest: of its weights, where they are not in its own file.
     normed: whether its layers have passed the norm after the last block.
+    grid: places of a side of its map of tokens; 0: the root of an image's tokens.
+    streams: whether a frame's features depend on all frames before it.
   """
 
   size_px: int
@@ -62,6 +64,8 @@ class Encoder:
   multiple: int = 1
   digest: str = ""
   normed: bool = False
+  grid: int = 0
+  streams: bool = False
 
 
 def torch() -> Any:
@@ -122,7 +126,7 @@ def of_torch(
     video: whether `forward` reads clips, [B, N, 3, S, S]. A clip of one frame is
       an image, and is repeated: `STILL_FRAMES` times, `frames` where they are
       fewer or `multiple` is all of them.
-    more: `multiple`, `digest` and `normed` of `Encoder`.
+    more: `multiple`, `digest`, `normed`, `grid` and `streams` of `Encoder`.
   """
   numbers = tuple(layers)
   multiple = more.get("multiple", 1)
@@ -235,6 +239,7 @@ def of_vit(
     device=next(model.parameters()).device,
     video=kind in VIDEO,
     normed=norm,
+    grid=size // config.patch_size,
     **{"multiple": multiple, "frames": frames, **more},
   )
 

@@ -200,7 +200,7 @@ class Pretrained:
     parts = []
     for start in range(0, len(codes_RNP), rows):
       part_BNP = codes_RNP[start : start + rows]
-      build = _patch_rows if self.run.patches is not None else _token_rows
+      build = patch_rows if self.run.patches is not None else token_rows
       batch = build(part_BNP, kind=kind, spec=model.spec, rows=rows)
       parts.append(program(batch)[: len(part_BNP)])
     out_LR = np.swapaxes(np.concatenate(parts), 0, 1)
@@ -433,7 +433,7 @@ class Pretrained:
       )
 
 
-def _token_rows(
+def token_rows(
   codes_BNP: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
 ) -> dict[str, np.ndarray]:
   """A batch of `rows` rows, the last of which are padding."""
@@ -443,7 +443,7 @@ def _token_rows(
   return {"tokens": tokens_BT}
 
 
-def _patch_rows(
+def patch_rows(
   patches_BNPF: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
 ) -> dict[str, np.ndarray]:
   """The same of patches."""

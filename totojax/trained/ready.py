@@ -268,7 +268,14 @@ def _in_jax(kind: str, path: str, *, pool: str, size_px: int) -> encoders.Encode
     return np.stack(parts, axis=1)
 
   return encoders.Encoder(
-    size, frames, model.layers, features, multiple=model.frames or 1, digest=model.digest
+    size,
+    frames,
+    model.layers,
+    features,
+    multiple=model.frames or 1,
+    digest=model.digest,
+    grid=size // model.patch_px,
+    streams=kind == "rvm",
   )
 
 

@@ -50,6 +50,21 @@ class Resize:
     return np.asarray(image.resize((width, height), FILTERS[self.resample]))
 
 
+class Squash(Resize):
+  """Scaling of a whole image to a square, whatever its ratio."""
+
+  def size(self, height: int, width: int) -> tuple[int, int]:
+    del height, width
+    return self.size_px, self.size_px
+
+  def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
+    # Of another ratio an image of the right short side is yet to be scaled.
+    if image_HW3.shape[0] != image_HW3.shape[1] and self.size_px in image_HW3.shape[:2]:
+      image = Image.fromarray(image_HW3)
+      return np.asarray(image.resize((self.size_px, self.size_px), FILTERS[self.resample]))
+    return super().__call__(image_HW3)
+
+
 def random_crop(frames_NHW3: np.ndarray, size_px: int, *, rng: np.random.Generator) -> np.ndarray:
   """The same random window of all frames: [N, size_px, size_px, 3], a view."""
   height, width = _room(frames_NHW3, size_px)

@@ -161,3 +161,26 @@ def strip(columns: Sequence[tuple[np.ndarray, int]], places: Sequence[int]) -> n
     line = np.concatenate(tiles, axis=1)
     lines += [line, np.broadcast_to(_PAPER, (_GAP_PX, line.shape[1], 3))]
   return np.concatenate(lines[:-1], axis=0)
+
+
+def scaled(frame_HW3: np.ndarray, width_px: int) -> np.ndarray:
+  """A frame at another width, of the same ratio."""
+  height = max(round(frame_HW3.shape[0] * width_px / frame_HW3.shape[1]), 1)
+  return np.asarray(Image.fromarray(frame_HW3).resize((width_px, height), Image.Resampling.BOX))
+
+
+def joined(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+  """Pictures of one size side by side, rows below each other, with gaps."""
+  lines = []
+  for row in rows:
+    gap = np.full((len(row[0]), _GAP_PX, 3), 255, np.uint8)
+    line = np.concatenate([part for tile in row for part in (tile, gap)][:-1], axis=1)
+    lines += [line, np.full((_GAP_PX, line.shape[1], 3), 255, np.uint8)]
+  return np.concatenate(lines[:-1])
+
+
+def still(pixels_HW3: np.ndarray) -> bytes:
+  """A WebP of one picture, smaller than a PNG of photographs."""
+  buffer = io.BytesIO()
+  Image.fromarray(pixels_HW3).save(buffer, format="webp", quality=85)
+  return buffer.getvalue()

@@ -24,6 +24,7 @@ from totojax.jobs.bench import (
   hardware,
   measure,
   probing,
+  propagating,
   rendering,
   saving,
   scanning,
@@ -56,6 +57,7 @@ ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] =
   "growth": growth.rows,
   "mamba_scan": scanning.rows,
   "world": rendering.rows,
+  "propagation": propagating.rows,
 }
 SECTIONS = {"store_write": "store", "store_read": "store"}  # others have their row's name
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from totojax import tree
+from totojax.config.propagation import Propagation
 from totojax.jobs.bench import torch_networks
 from totojax.models import llama as llama_lib
 from totojax.optim import adamw
@@ -412,3 +413,37 @@ def llama_step(
     return loss.detach()
 
   return step, sum(p.numel() for p in model.parameters())
+
+
+def label_propagation(
+  features_ThwD: np.ndarray, labels_hwC: np.ndarray, rule: Propagation
+) -> Callable[[], np.ndarray]:
+  """A run of label propagation as it is commonly written: a frame at a time, all of it at once.
+
+  Returns:
+    () -> soft labels [T, h, w, C], the first as given.
+  """
+  torch = _torch()
+  device = _device(torch)
+  count, h, w, _ = features_ThwD.shape
+  rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+  places = torch.stack([rows.ravel(), columns.ravel()], -1).to(device).float()
+  far = torch.cdist(places, places) >= rule.radius
+  far = far[:, None].repeat(1, rule.context_frames + 1, 1)
+  far[:, 0] = False
+  far = far.reshape(h * w, -1)
+
+  def run() -> np.ndarray:
+    with torch.inference_mode():
+      x = torch.from_numpy(features_ThwD).to(device).flatten(1, 2)
+      x = torch.nn.functional.normalize(x, dim=-1)
+      soft = [torch.from_numpy(labels_hwC).to(device).flatten(0, 1)]
+      for t in range(1, count):
+        before = [0, *(max(t - n, 0) for n in range(rule.context_frames, 0, -1))]
+        keys, labels = torch.cat([x[i] for i in before]), torch.cat([soft[i] for i in before])
+        like = (x[t] @ keys.T / rule.temperature).masked_fill(far, -1e10)
+        values, index = like.topk(rule.top_k, dim=1)
+        soft.append((values.softmax(1)[..., None] * labels[index]).sum(1))
+      return torch.stack(soft).reshape(count, h, w, -1).cpu().numpy()
+
+  return run

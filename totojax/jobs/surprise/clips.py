@@ -6,14 +6,12 @@ Shapes: T frames, S pixels of a side.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import hashlib
 
 import numpy as np
-from PIL import Image
 
 from totojax.config.schema import ConfigError
 from totojax.config.surprise import EVENTS, Surprise
-from totojax.data.pixels import augment, containers, decode, images, media, physics, timelines
+from totojax.data.pixels import augment, containers, images, physics, whole
 from totojax.data.sources import items, physics as sources
 from totojax.evals import surprise
 from totojax.jobs.generate import prompts
@@ -71,7 +69,9 @@ def find(
       containers.pyav()
     step = data.frame_step or sources.STEPS.get(data.set, 1)
     fit = data.fit or ("squash" if data.set in _SQUASHED else "crop")
-    prepare = _Squash(size_px, _RESAMPLE) if fit == "squash" else augment.Resize(size_px, _RESAMPLE)
+    prepare = (
+      augment.Squash(size_px, _RESAMPLE) if fit == "squash" else augment.Resize(size_px, _RESAMPLE)
+    )
     most = _INTPHYS // step if data.set in ("intphys", "intphys_test") else None
     load = functools.partial(_read, step=step, prepare=prepare, most=most)
     groups = [Group(one.id, one.kinds, functools.partial(load, one)) for one in found]
@@ -102,26 +102,12 @@ def _rendered(config: Surprise, size_px: int, frames: int) -> list[Group]:
   ]
 
 
-class _Squash(augment.Resize):
-  """Scaling of the whole image to a square."""
-
-  def size(self, height: int, width: int) -> tuple[int, int]:
-    del height, width
-    return self.size_px, self.size_px
-
-  def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
-    if image_HW3.shape[:2] == (self.size_px, self.size_px):
-      return image_HW3
-    image = Image.fromarray(image_HW3)
-    return np.asarray(image.resize((self.size_px, self.size_px), augment.FILTERS[self.resample]))
-
-
 def _read(
   group: sources.Group, *, step: int, prepare: augment.Resize, most: int | None
 ) -> list[Clip] | items.Skipped:
   """The videos of a group of files, or why there are none."""
   try:
-    opened = [_Opened.of(video.path) for video in group.videos]
+    opened = [whole.Whole.of(video.path) for video in group.videos]
     firsts = _firsts(group.videos, [one.count for one in opened])
     frames, digests = [], []
     for video, one, first in zip(group.videos, opened, firsts):
@@ -160,42 +146,3 @@ def _firsts(videos: Sequence[sources.Video], counts: Sequence[int]) -> list[int]
     same = [n for other, n in zip(videos, left) if other.pair == video.pair]
     out.append(video.first + (own - min(same) if video.at_end else 0))
   return out
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-  """A video whose frames were counted."""
-
-  path: str
-  count: int
-  files: Sequence[str]  # of a folder of frames; (): a video file
-  timeline: timelines.Timeline | None
-
-  @classmethod
-  def of(cls, path: str) -> "_Opened":
-    if reading.is_folder(path):
-      found = sources.frames_of(path)
-      return cls(path, len(found), found, None)
-    timeline = timelines.read(path)
-    return cls(path, len(timeline.times_s), (), timeline)
-
-  def read(self, picked: list[int], prepare: augment.Resize) -> tuple[np.ndarray, list[bytes]]:
-    """(frames [T, S, S, 3], a mark of each that equal frames have)."""
-    out, marks = [], []
-    if self.timeline is None:
-      for place in picked:
-        data = media.stored(items.Item(self.path, self.files[place]))
-        image_HW3 = images.read(data, animated="first")
-        marks.append(hashlib.sha256(image_HW3.tobytes()).digest())
-        out.append(prepare(image_HW3))
-    else:
-      try:
-        found = decode.read_images(self.path, picked, timeline=self.timeline, prepare=prepare)
-      except decode.Disordered:
-        counted = timelines.read(self.path, counted=True)
-        found = decode.read_images(self.path, picked, timeline=counted, prepare=prepare)
-      out = [found[place] for place in picked]
-      marks = [hashlib.sha256(image.tobytes()).digest() for image in out]
-    if len({image.shape for image in out}) > 1:
-      raise containers.Undecodable(f"frames of {self.path} change shape")
-    return augment.center_crop(np.stack(out), prepare.size_px), marks

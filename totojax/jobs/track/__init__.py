@@ -1,0 +1,1 @@
+"""`run = "track"`: labels of a first frame go on by the likeness of features."""

@@ -1,0 +1,165 @@
+"""Sections of a report about tracking: scores, layers, and what was found, drawn."""
+
+from collections.abc import Mapping
+import itertools
+from typing import Any
+
+from etils import epath
+from matplotlib import ticker
+import numpy as np
+
+from totojax.report import page, plots, reading
+
+_NAMES = {"davis": "DAVIS", "jhmdb": "JHMDB", "vip": "VIP"}
+_COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
+  "J&F-Mean": (
+    ("J&F, %", "{J&F-Mean:percent}"),
+    ("95 % from", "{low:percent}"),
+    ("to", "{high:percent}"),
+    ("J", "{J-Mean:percent}"),
+    ("J recall", "{J-Recall:percent}"),
+    ("J decay", "{J-Decay:percent}"),
+    ("F", "{F-Mean:percent}"),
+    ("F recall", "{F-Recall:percent}"),
+    ("F decay", "{F-Decay:percent}"),
+  ),
+  "PCK@0.1": (
+    ("PCK at 0.1, %", "{PCK@0.1:percent}"),
+    ("95 % from", "{low:percent}"),
+    ("to", "{high:percent}"),
+    ("PCK at 0.2", "{PCK@0.2:percent}"),
+    ("joints found", "{joints:,}"),
+  ),
+  "mIoU": (("mIoU, %", "{mIoU:percent}"), ("95 % from", "{low:percent}"), ("to", "{high:percent}")),
+}
+
+
+def figure(workdir: epath.Path) -> None:
+  """Writes layer_curve.png (Figure 8) beside per_layer.csv.
+
+  Raises:
+    reading.Missing: the CSV is missing, empty or damaged.
+  """
+  folder = reading.RunFolder(workdir)
+  score = folder.records("per_layer.csv")
+  plots.write(workdir / "layer_curve.png", _by_layer(score, "score"))
+
+
+def sentence(facts: Mapping[str, Any]) -> str:
+  """The best score of each row, and of how much."""
+  parts = [
+    f"{_name(row)} {100 * row[facts['score']]:.1f} (layer {row['layer']})" for row in facts["rows"]
+  ]
+  return f"{facts['score']} in % on {_amount(facts)}: {', '.join(parts)}"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+  return row["row"] if row["row"] == row["rule"] else f"{row['row']}, {row['rule']}"
+
+
+def _amount(facts: Mapping[str, Any]) -> str:
+  """ "3 of 30 sequences of DAVIS-2017"."""
+  name = _NAMES[facts["set"]] + (f"-{facts['year']}" if facts["set"] == "davis" else "")
+  whole = facts["whole"].get("sequences")
+  of = f" of {whole}" if whole and whole != facts["sequences"] else ""
+  return f"{facts['sequences']}{of} sequences of {name}"
+
+
+def found(folder: reading.RunFolder) -> str:
+  """Scores of all rows at their best layers, and the curve over layers."""
+  facts = folder.json("metrics.json")
+  rows = [{"name": _name(row), **row} for row in facts["rows"]]
+  columns = (
+    ("tracked by", "{name}"),
+    ("layer", "{layer}"),
+    *_COLUMNS[facts["score"]],
+    ("last layer", "{last_score:percent}"),
+    ("features, ms a frame", "{features_s_a_frame:ms}"),
+    ("propagation, ms a frame", "{propagation_s_a_frame:ms}"),
+  )
+  out = [page.paragraph(_verdict(facts)), page.records(columns, rows)]
+  if paper := facts.get("paper"):
+    out.append(page.paragraph(f"Paper, {paper['name']}: {100 * paper['score']:.1f} %.", "soft"))
+  objects = rows[0].get("objects")
+  counted = f" with {objects} objects" if objects else ""
+  out.append(
+    page.paragraph(
+      f"{_amount(facts)}{counted}, {facts['records']:,} frames; digest of the annotations"
+      f" {facts['digest'][:12]}: sets that were processed otherwise have another, and other"
+      " numbers. The layer is the one that is best on these same sequences, as in the paper, so it"
+      " has seen the answers. Intervals are of a bootstrap over sequences. The time of propagation"
+      " is that of all rules and layers, with scoring.",
+      "soft",
+    )
+  )
+  caption = (
+    f"{facts['score']} by layer; layer 0 is the embeddings, dashed: one layer. Figure 8 of the"
+    " paper, of DAVIS."
+  )
+  drawing = _by_layer(folder.records("per_layer.csv"), facts["score"])
+  out.append(plots.figure(drawing, caption, name="tracking", label="Tracking by layer"))
+  return "".join(out)
+
+
+def _verdict(facts: Mapping[str, Any]) -> str:
+  score, rows = facts["score"], facts["rows"]
+  top = max(rows, key=lambda row: row[score])
+  copies = [row for row in rows if row["row"] == "copy"]
+  text = f"Best is {_name(top)}: {score} {100 * top[score]:.1f} % at layer {top['layer']}"
+  if copies and top is not copies[0]:
+    text += f"; copies of the first frame's labels give {100 * copies[0][score]:.1f} %"
+  return text + "."
+
+
+def _by_layer(rows: list[dict[str, str]], label: str) -> plots.Draw:
+  names = list(dict.fromkeys((row["row"], row["rule"]) for row in rows))
+
+  def draw(axes, palette):
+    markers = itertools.cycle("osD^")
+    for (row, rule), look, marker in zip(names, palette.looks(), markers):
+      mine = [one for one in rows if (one["row"], one["rule"]) == (row, rule)]
+      layers = np.array([int(one["layer"]) for one in mine])
+      values = 100 * np.array([float(one["score"]) for one in mine])
+      look["label"] = _name({"row": row, "rule": rule})
+      if len(mine) == 1:
+        axes.axhline(values[0], lw=1.2, **(look | {"ls": plots.LEVEL}))
+      else:
+        axes.plot(layers, values, marker=marker, ms=4, lw=1.4, **look)
+    axes.set(xlabel="layer (0: embeddings)", ylabel=f"{label}, %", ylim=(0, None))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True))
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+  return draw
+
+
+def drawn(folder: reading.RunFolder) -> str:
+  """What was found in some sequences, over their frames (Figure 5)."""
+  out = []
+  for one in folder.json("metrics.json")["drawn"]:
+    caption = (
+      f"{one['sequence']}, frames {', '.join(map(str, one['frames']))}. Rows:"
+      f" {', '.join(one['rows'])}."
+    )
+    if "mp4" in one:
+      caption += f" All frames: {one['mp4']}."
+    alt = f"labels that were found in {one['sequence']}"
+    out.append(page.figure(page.picture(folder.bytes(one["png"]), "webp", alt), caption))
+  return "".join(out) or page.missing("output.sequences is 0")
+
+
+def sequences(folder: reading.RunFolder) -> str:
+  """The score of each sequence, a column a row of the table above."""
+  score, rows = folder.json("metrics.json")["score"], folder.records("per_sequence.csv")
+  names = list(dict.fromkeys(_name(row) for row in rows))
+  by_name: dict[str, dict[str, str]] = {}
+  for row in rows:
+    by_name.setdefault(row["sequence"], {})[_name(row)] = f"{100 * float(row[score]):.1f}"
+  lines = [(name, *(values.get(one, "-") for one in names)) for name, values in by_name.items()]
+  return page.fold(f"{score} of every sequence, in %", page.table(("", *names), lines))
+
+
+SECTIONS: tuple[page.Section, ...] = (
+  ("Tracking", found),
+  ("What was found", drawn),
+  ("Sequences", sequences),
+)
