@@ -140,7 +140,7 @@ class Perceptual(Section):
   ddof: int = field(1, "covariances are sums over n - ddof", choices=(0, 1))
 
   def __post_init__(self):
-    if bool(self.lpips) != bool(self.backbone and self.lin) or bool(self.backbone) != bool(self.lin):
+    if len({bool(word) for word in (self.lpips, self.backbone, self.lin)}) > 1:
       raise ConfigError(
         f"perceptual.lpips is {self.lpips!r} with backbone {self.backbone!r} and lin {self.lin!r};"
         " LPIPS takes all three: 'vgg' or 'alex', torchvision's weights and the package's own"

@@ -133,9 +133,7 @@ class Lpips:
         f" model's frames have {size_px}; leave perceptual.lpips empty"
       )
 
-  def distances(
-    self, videos_VTHW3: np.ndarray, pairs: Sequence[tuple[int, int]]
-  ) -> np.ndarray:
+  def distances(self, videos_VTHW3: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """float64 [P, T]: of the frames of pairs of videos, by their places.
 
     Args:

@@ -111,9 +111,7 @@ def _users(reference: str, *, pool: str, norm: bool) -> encoders.Encoder:
     )
   if not plugins.is_reference(reference):
     known = ", ".join(f"{kind}:PATH" for kind in KINDS)
-    raise ConfigError(
-      f"the encoder is {reference!r:.200}; name a Python file, or one of {known}"
-    )
+    raise ConfigError(f"the encoder is {reference!r:.200}; name a Python file, or one of {known}")
   encoder = encoders.load(reference)
   return dataclasses.replace(encoder, digest=plugins.find(reference, "encoder").digest)
 

@@ -53,11 +53,12 @@ class Perceptual:
     settings = config.perceptual
     self._amounts, self._size_px = amounts, size_px
     self._lpips, self._frechet = None, None
+    self._clips = 0  # that LPIPS is of
     if settings.lpips:
       self._lpips = networks.load(settings.lpips, backbone=settings.backbone, lin=settings.lin)
       self._lpips.check_size(size_px)
     if settings.frechet:
-      self._frechet = _Frechet(settings, amounts)
+      self._frechet = _Frechet(settings, amounts, size_px=size_px)
 
   def facts(self) -> dict[str, Any]:
     """What a run that goes on must have again."""
@@ -86,6 +87,7 @@ class Perceptual:
     given = self._amounts.given
     known = min(len(video) for video in shown.references.values()) - given
     if known > 0 and self._lpips is not None:
+      self._clips += 1
       _add_lpips(self._lpips, table, shown, given=given, known=known)
     if known == self._amounts.new and self._frechet is not None:
       self._frechet.add(shown)
@@ -97,14 +99,15 @@ class Perceptual:
     if (net := self._lpips) is not None:
       weights = "weights as released" if net.released else "channels' weights not those released"
       found["lpips"] = {
-        "label": f"LPIPS ({net.name}, version {networks.VERSION}, {weights}; frames of {px} x {px}"
-        f" pixels, {rate})",
+        "label": f"LPIPS ({net.name}, version {networks.VERSION}, {weights};"
+        f" {self._amounts.new} new frames of {px} x {px} pixels, {rate}; n = {self._clips} clips)",
         "net": net.name,
         "version": networks.VERSION,
         "released": net.released,
         "weights": dict(net.digests),
         "size_px": px,
         "fps": fps or None,
+        "n": self._clips,
         "mean": "over places of each layer (not of an enlarged map), then over frames",
       }
     if self._frechet is not None:
@@ -144,8 +147,10 @@ def _add_lpips(
 class _Frechet:
   """Features of all clips, and the distances of their distributions."""
 
-  def __init__(self, settings: Settings, amounts: prompts.Amounts):
-    self._settings, self._amounts = settings, amounts
+  def __init__(self, settings: Settings, amounts: prompts.Amounts, *, size_px: int):
+    self._settings = settings
+    self._given = amounts.given if settings.frames == "new" else 0  # frames that are left out
+    self._context, self._count = amounts.given, amounts.given + amounts.new - self._given
     name = settings.frechet
     try:
       self.encoder = ready.load(name, pool=settings.pool, norm=settings.norm)
@@ -156,11 +161,13 @@ class _Frechet:
     if self._layer not in layers:
       raise ConfigError(f"perceptual.layer is {self._layer}; {name} has layers {layers}")
     self._features: dict[str, list[np.ndarray]] = {}  # of what -> [units, D] of each clip
+    # What it gives is found wrong now, and not when all videos have been made.
+    self._of(np.zeros((1, self._count, size_px, size_px, 3), np.uint8))
 
   def add(self, shown: Shown) -> None:
     """The features of a clip, of all that it is compared by."""
-    given = self._amounts.given if self._settings.frames == "new" else 0
-    seen = shown.references["recon"][given : self._amounts.given]
+    given = self._given
+    seen = shown.references["recon"][given : self._context]
     videos = {name: video[given:] for name, video in shown.references.items()}
     videos[_SAMPLE] = shown.samples[0][given:]
     videos |= {name: np.concatenate([seen, video]) for name, video in shown.others.items()}
@@ -206,13 +213,14 @@ class _Frechet:
     if len(first) > 3:
       # What so few make of no difference at all.
       distances[f"halves/{references[0]}"] = perceptual.frechet(fit(first[::2]), fit(first[1::2]))
-    count = self._amounts.new + (self._amounts.given if settings.frames == "all" else 0)
+    count = self._count
     read = 1 if settings.unit == "frame" else len(self._places(count))
     one, width = sets[references[0]], len(sets[references[0]].mean_D)
     unit = f"{one.n} frames of {len(first)} clips" if settings.unit == "frame" else f"{one.n} clips"
     frames = f"{count} {'new' if settings.frames == 'new' else 'given and new'} frames"
     if read != count:
-      frames += f", of which it reads {read}" + (" at a time" if read == 1 else "")
+      how = " at a time" if read == 1 else " (some twice)" if read > count else ""
+      frames += f", of which it reads {read}{how}"
     label = (
       f"Fréchet distance of {name} features (layer {self._layer}, {width} wide"
       f"{', normed' if self.encoder.normed else ''}; {frames} of {size_px} x {size_px} pixels,"
@@ -252,13 +260,11 @@ def sentences(summary: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[st
   if "lpips" in summary:
     against = "truth" if f"{_SAMPLE}/lpips/truth" in metrics else "recon"
     values = {
-      key.partition("/")[0]: found
+      key.partition("/")[0]: found["mean"]
       for key, found in metrics.items()
       if key.endswith(f"/lpips/{against}")
     }
-    lines.append(_line(summary["lpips"], {of: v["mean"] for of, v in values.items()}, against))
-    if values:
-      lines[-1] += f"; n = {values[_SAMPLE]['n']} clips"
+    lines.append(_line(summary["lpips"], values, against))
   if "frechet" in summary:
     found = summary["frechet"]
     against = "truth" if f"{_SAMPLE}/truth" in found["distances"] else "recon"
