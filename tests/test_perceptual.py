@@ -424,8 +424,8 @@ def test_what_stands_beside_the_numbers(made, done):
   facts = json.loads((done / "gen.json").read_text())
   seen = facts["perceptual"]
   assert seen["lpips"]["label"] == (
-    "LPIPS (vgg, version 0.1, channels' weights not those released; 3 new frames of 8 x 8 pixels,"
-    " 15 frames a second; n = 9 clips)"
+    "LPIPS (vgg of backbone.safetensors, version 0.1, channels' weights not those released; 3 new"
+    " frames of 8 x 8 pixels, 15 frames a second; n = 9 clips)"
   )
   label = seen["frechet"]["label"]
   assert label.startswith(f"Fréchet distance of {made[2]} features (layer 1, 5 wide; 3 new frames")
@@ -451,7 +451,7 @@ def test_what_stands_beside_the_numbers(made, done):
   assert kept == {"lpips": seen["lpips"]["weights"], "frechet": seen["frechet"]["digest"]}
   text = (done / "report.html").read_text().partition("base64")[0]
   text += (done / "report.html").read_text().rpartition("base64")[2]
-  assert "LPIPS (vgg, version 0.1" in text and label in text and "one half of the clips" in text
+  assert "LPIPS (vgg of backbone" in text and label in text and "one half of the clips" in text
   for name in ("FVD", "FID"):  # which are of networks that are not these
     assert name not in text and name not in json.dumps(facts)
 

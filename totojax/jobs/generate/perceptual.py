@@ -9,6 +9,7 @@ Shapes: R clips, V videos of one clip, T frames, S pixels of a side, D width.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class Perceptual:
     self._amounts, self._size_px = amounts, size_px
     self._lpips, self._frechet = None, None
     self._clips = 0  # that LPIPS is of
+    self._backbone = settings.backbone
     if settings.lpips:
       self._lpips = networks.load(settings.lpips, backbone=settings.backbone, lin=settings.lin)
       self._lpips.check_size(size_px)
@@ -97,10 +99,11 @@ class Perceptual:
     found, px = {}, self._size_px
     rate = f"{fps:g} frames a second" if fps else "their rate unknown"
     if (net := self._lpips) is not None:
-      weights = "weights as released" if net.released else "channels' weights not those released"
+      rows = "as released" if net.released else "not those released"
+      weights = f"{net.name} of {os.path.basename(self._backbone)}, version {networks.VERSION}"
+      frames = f"{self._amounts.new} new frames of {px} x {px} pixels, {rate}"
       found["lpips"] = {
-        "label": f"LPIPS ({net.name}, version {networks.VERSION}, {weights};"
-        f" {self._amounts.new} new frames of {px} x {px} pixels, {rate}; n = {self._clips} clips)",
+        "label": f"LPIPS ({weights}, channels' weights {rows}; {frames}; n = {self._clips} clips)",
         "net": net.name,
         "version": networks.VERSION,
         "released": net.released,
