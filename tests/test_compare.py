@@ -11,6 +11,7 @@ import test_configs
 
 from totojax import jobs
 from totojax.jobs import compare as job
+from totojax.trained import encoders
 
 FILE = """
 import numpy as np
@@ -99,13 +100,10 @@ def test_a_table_of_encoders_and_probes_goes_on_row_by_row(clips, tmp_path, monk
 
 
 def test_frames_are_spread_over_a_clip_as_the_encoder_takes_them():
-  def of(frames, multiple):
-    return job._Encoder((0,), 8, frames, multiple, {}, lambda x: x)
-
-  assert job._frames(9, of(3, 1)).tolist() == [0, 4, 8]
-  assert job._frames(7, of(16, 2)).tolist() == [0, 1, 2, 4, 5, 6]
-  assert job._frames(2, of(4, 4)).tolist() == [0, 0, 1, 1]
-  assert job._frames(8, of(1, 1)).tolist() == [0]
+  assert encoders.places(9, most=3).tolist() == [0, 4, 8]
+  assert encoders.places(7, most=16, multiple=2).tolist() == [0, 1, 2, 4, 5, 6]
+  assert encoders.places(2, most=4, multiple=4).tolist() == [0, 0, 1, 1]
+  assert encoders.places(8, most=1).tolist() == [0]
 
 
 def test_what_does_not_fit_is_one_line(clips, tmp_path):

@@ -31,6 +31,7 @@ import tarfile
 import threading
 import time
 from typing import Any
+import zipfile
 
 from etils import epath
 import fuzzing
@@ -68,6 +69,7 @@ from totojax.data.sources import (
   ucf101,
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
+from totojax.evals import lpips
 from totojax.jobs import exchange
 from totojax.jobs.sweep import finished
 from totojax.report import page, reading as report_reading, run_sections
@@ -324,8 +326,6 @@ def make_torch_zip(path):
   parts = (torch_bytes.storage(key=str(i), count=4) for i in range(2))
   state = {f"w{i}": torch_bytes.tensor(part) for i, part in enumerate(parts)}
   data = b"\x80\x02" + torch_bytes.mapping(**state) + b"."
-  import zipfile
-
   with zipfile.ZipFile(path / "m.pt", "w") as archive:
     archive.writestr("m/data.pkl", data)
     archive.writestr("m/byteorder", b"little")
@@ -405,6 +405,50 @@ def llama_shows(path, value, sound):
   params = backbone.read(run, run.model, sharding.layout(run.config.mesh))
   lost = {float(x) for v in jax.tree.leaves(params) for x in np.ravel(v)} - theirs
   return "legal" if not lost else f"weights that are not the file's: {[*lost][:3]}"
+
+
+# Networks that a user has.
+
+SMALL_NET = lpips.Net((lpips.Conv(0, 4, read=True), lpips.Conv(3, 6, pool=True, read=True)), 2, "-")
+
+
+def make_lpips(path):
+  """A state dict in safetensors, and the package's weights as torch has them."""
+  shapes = {"0.weight": (4, 3, 3, 3), "0.bias": (4,), "3.weight": (6, 4, 3, 3), "3.bias": (6,)}
+  convs = {
+    f"features.{k}": np.linspace(-1, 1, int(np.prod(s)), dtype=np.float32).reshape(s)
+    for k, s in shapes.items()
+  }
+  safetensors.numpy.save_file(convs, path / "net.safetensors")
+  rows = {
+    f"lin{i}.model.1.weight": torch_bytes.tensor(
+      torch_bytes.storage(key=str(i), count=width), shape=(1, width, 1, 1), strides=(width, 1, 1, 1)
+    )
+    for i, width in enumerate(SMALL_NET.widths)
+  }
+  with zipfile.ZipFile(path / "lin.pth", "w") as archive:
+    archive.writestr("m/data.pkl", b"\x80\x02" + torch_bytes.mapping(**rows) + b".")
+    archive.writestr("m/byteorder", b"little")
+    for i, width in enumerate(SMALL_NET.widths):
+      archive.writestr(f"m/data/{i}", np.arange(width, dtype=np.float32).tobytes())
+
+
+def read_lpips(path):
+  paths = {"backbone": str(path / "net.safetensors"), "lin": str(path / "lin.pth")}
+  return plain(jax.device_get(lpips.read("vgg", SMALL_NET, **paths).params))
+
+
+def lpips_shows(path, value, sound):
+  """Nobody signs these weights: of the same shapes, they are those of the file."""
+  tensors = safetensors.numpy.load_file(path / "net.safetensors")
+  wanted = [
+    [plain(weight.transpose(2, 3, 1, 0)), plain(bias)]
+    for weight, bias in (
+      [tensors[f"features.{i}.{x}"].astype(np.float32) for x in ("weight", "bias")] for i in (0, 3)
+    )
+  ]
+  shapes = [row[:2] for row in value["lin"]] == [row[:2] for row in sound["lin"]]
+  return "legal" if value["convs"] == wanted and shapes else "weights that are not the file's"
 
 
 # Sources.
@@ -1114,6 +1158,7 @@ READERS: dict[str, Reader] = {
   "diffusers": Reader(make_diffusers, read_diffusers, legal=diffusers_shows),
   "llama": Reader(make_llama, read_llama, legal=llama_shows),
   "llama_meta": Reader(make_meta, read_llama, legal=llama_shows),
+  "lpips": Reader(make_lpips, read_lpips, legal=lpips_shows),
   "list": Reader(make_list, read_list, ("list.txt",), list_shows),
   "kinetics": Reader(make_kinetics, read_kinetics, ("val.csv",), kinetics_shows),
   "ssv2": Reader(make_ssv2, read_ssv2, ("*.json",), ssv2_shows),

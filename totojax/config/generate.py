@@ -137,6 +137,40 @@ class Output(Drawn):
   samples: int = field(2, "of a clip that are drawn", at_least=1)
 
 
+@section("perceptual")
+class Perceptual(Section):
+  """Likeness as networks see it, with weights that you have; none is downloaded.
+
+  Attributes:
+    lpips: LPIPS of each frame, by the features of this network.
+    frechet: Fréchet's distance of the features of this encoder: of what the
+      model makes, and of what needs no network, to those of the truth.
+    unit: "clip" gives the encoder clips, of an encoder of images the mean over
+      frames; "frame" gives it every frame by itself.
+    frames: "all" are those that were given too.
+    ddof: 1 as numpy's `cov` and most have it; some papers' codes have 0.
+  """
+
+  lpips: str = field("", "its network; '': none", choices=("", "vgg", "alex"))
+  backbone: str = field("", "file of torchvision's weights of it")
+  lin: str = field("", "file of LPIPS' own weights of it, of version 0.1")
+  frechet: str = field("", "encoder, by name or of yours; '': none", plugin="encoder")
+  layer: int = field(-1, "of the encoder; -1: its last", at_least=-1)
+  pool: str = field("clip", "mean over tokens, or the class token", choices=("clip", "class"))
+  norm: bool = field(False, "the layer through the norm after the last block")
+  unit: str = field("clip", "what features are of", choices=("clip", "frame"))
+  frames: str = field("new", "of a video, that are compared", choices=("new", "all"))
+  ddof: int = field(1, "covariances are sums over n - ddof", choices=(0, 1))
+
+  def __post_init__(self):
+    if len({bool(word) for word in (self.lpips, self.backbone, self.lin)}) > 1:
+      raise ConfigError(
+        f"perceptual.lpips is {self.lpips!r} with backbone {self.backbone!r} and lin {self.lin!r};"
+        " LPIPS takes all three: 'vgg' or 'alex', torchvision's weights and the package's own"
+        " (docs/generation.md)"
+      )
+
+
 @section("", run="generate")
 class Generate(Job):
   """`run = "generate"`: videos that a pre-trained model goes on with."""
@@ -150,6 +184,7 @@ class Generate(Job):
   sampling: Sampling = field(Sampling(), "how a token is chosen")
   window: Window = field(Window(), "of longer videos")
   rows: int = field(32, "videos at a time, spread over the devices", at_least=1)
+  perceptual: Perceptual = field(Perceptual(), "with networks that you have")
   output: Output = field(Output(), "what is drawn")
 
   def __post_init__(self):

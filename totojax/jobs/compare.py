@@ -35,7 +35,7 @@ from totojax.jobs.probe import seeds
 from totojax.models import taps
 from totojax.report import compare_page, shares
 from totojax.rundir import console, directory, files, pieces
-from totojax.trained import backbone, model as pretrained, ready
+from totojax.trained import backbone, encoders, model as pretrained, ready
 
 _UNIT = 128  # records of a file of features: what an interruption costs
 _SPLITS = ("train", "validation")
@@ -186,7 +186,7 @@ def _features(
     "seconds_a_clip": float(np.median(seconds)),
     "memory_bytes": None if before is None or peak is None else max(peak - before, 0),
     "size_px": encoder.size_px,
-    "frames": len(_frames(records["train"].tokens.manifest.pixel_frames, encoder)),
+    "frames": len(_places(records["train"].tokens.manifest.pixel_frames, encoder)),
     "normed": bool(encoder.facts.get("normed")),
     "of": asked,
   }
@@ -194,11 +194,9 @@ def _features(
   return True
 
 
-def _frames(count: int, encoder: _Encoder) -> np.ndarray:
-  """Which of a clip's frames an encoder sees, evenly; some twice where it needs more."""
-  some = min(count, encoder.frames)
-  some = max(some - some % encoder.multiple, encoder.multiple)
-  return np.linspace(0, count - 1, some).round().astype(int)
+def _places(count: int, encoder: _Encoder) -> np.ndarray:
+  """Which of a clip's frames an encoder sees."""
+  return encoders.places(count, most=encoder.frames, multiple=encoder.multiple)
 
 
 def _clips(store: store_lib.Store, which: np.ndarray, encoder: _Encoder) -> np.ndarray:
@@ -206,13 +204,8 @@ def _clips(store: store_lib.Store, which: np.ndarray, encoder: _Encoder) -> np.n
   frames = store.read(which)["frames"]
   clips_RNHW3 = frames[:, None] if frames.ndim == 4 else frames
   if clips_RNHW3.shape[1] > 1:
-    clips_RNHW3 = clips_RNHW3[:, _frames(clips_RNHW3.shape[1], encoder)]
-  side, shape = encoder.size_px, clips_RNHW3.shape
-  if shape[2:4] == (side, side):
-    return clips_RNHW3
-  resize = augment.Resize(side, "bicubic")
-  images = np.stack([resize(image_HW3) for image_HW3 in clips_RNHW3.reshape(-1, *shape[2:])])
-  return augment.center_crop(images, side).reshape(*shape[:2], side, side, 3)
+    clips_RNHW3 = clips_RNHW3[:, _places(clips_RNHW3.shape[1], encoder)]
+  return augment.fitted(clips_RNHW3, encoder.size_px, "bicubic")
 
 
 def _memory_bytes(*, reset: bool = False) -> int | None:

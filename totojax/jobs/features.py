@@ -30,7 +30,7 @@ from totojax.data.store import feature_files
 from totojax.jobs.tokenize import short, stores
 from totojax.models import taps
 from totojax.rundir import directory, files, pieces, provenance
-from totojax.trained import backbone, model as pretrained, ready as encoders
+from totojax.trained import backbone, encoders, model as pretrained, ready
 
 Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
 _CLIP = ("id", "clip", "label")
@@ -83,7 +83,7 @@ def _from_encoder(config: Features) -> _Model:
       f"model_run is {config.model_run} and features.encoder {path};"
       " features are of one of them: empty the other"
     )
-  encoder = encoders.load(path, pool=settings.pool, norm=settings.norm)
+  encoder = ready.load(path, pool=settings.pool, norm=settings.norm)
   layers = tuple(settings.layers) or encoder.layers
   unknown = sorted(set(layers) - set(encoder.layers))
   if unknown or list(layers) != sorted(set(layers)):
@@ -94,15 +94,13 @@ def _from_encoder(config: Features) -> _Model:
   places = [encoder.layers.index(layer) for layer in layers]
 
   def features(clips_RNSS3: np.ndarray) -> np.ndarray:
-    x_LR = np.asarray(encoder.features(clips_RNSS3))
-    expected = (len(encoder.layers), len(clips_RNSS3))
-    wanted = 4 if settings.pool == "token" else 3
-    if x_LR.ndim != wanted or x_LR.shape[:2] != expected:
-      form = "tokens, width" if settings.pool == "token" else "width"
-      raise ValueError(
-        f"{path} gave features of shape {x_LR.shape}; for {len(clips_RNSS3)} clips and"
-        f" features.pool {settings.pool!r} they are [{expected[0]} layers, {expected[1]}, {form}]"
-      )
+    x_LR = encoders.checked(
+      encoder.features(clips_RNSS3),
+      encoder,
+      name=path,
+      clips=len(clips_RNSS3),
+      tokens=settings.pool == "token",
+    )
     return x_LR[places]
 
   return _Model(

@@ -27,6 +27,7 @@ _COLUMNS = (
   ("tokens right", ("accuracy",), "{:.1%}"),
   ("PSNR, dB", ("psnr_db/truth", "psnr_db/recon"), "{:.1f}"),
   ("SSIM", ("ssim/truth", "ssim/recon"), "{:.3f}"),
+  ("LPIPS", ("lpips/truth", "lpips/recon"), "{:.3f}"),
   ("tokens that change", ("change",), "{:.1%}"),
 )
 
@@ -63,7 +64,7 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
   if facts.get("skipped"):
     claim += f" {facts['skipped']:,} files gave no clip (skipped.csv)."
   text = page.paragraph(_verdict(facts)) + page.paragraph(claim, "soft")
-  return text + figures + _table(facts)
+  return text + figures + _table(facts) + _distances(facts)
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
@@ -86,15 +87,35 @@ def _verdict(facts: Mapping[str, Any]) -> str:
 
 def _table(facts: Mapping[str, Any]) -> str:
   metrics, rows = facts["metrics"], []
+  seen = facts.get("perceptual", {})
+  columns = [column for column in _COLUMNS if column[0] != "LPIPS" or "lpips" in seen]
   for of, name in _OF.items():
     cells = []
-    for _, measures, form in _COLUMNS:
+    for _, measures, form in columns:
       found = [metrics[f"{of}/{m}"] for m in measures if f"{of}/{m}" in metrics]
       mean = found[0]["mean"] if found else None
       cells.append("" if mean is None else form.format(mean))
     if any(cells):
       rows.append((name, *cells))
-  return page.table(("", *(head for head, _, _ in _COLUMNS)), rows)
+  table = page.table(("", *(head for head, _, _ in columns)), rows)
+  return table + (page.paragraph(seen["lpips"]["label"] + ".", "soft") if "lpips" in seen else "")
+
+
+def _distances(facts: Mapping[str, Any]) -> str:
+  """Fréchet's distances, with all that they depend on."""
+  found = facts.get("perceptual", {}).get("frechet")
+  if found is None:
+    return ""
+  values, names = found["distances"], {**_OF, "halves": "one half of the clips to the other"}
+  against = [of for of in ("truth", "recon") if any(key.endswith(f"/{of}") for key in values)]
+  rows = []
+  for of, name in names.items():
+    cells = [values.get(f"{of}/{reference}") for reference in against]
+    if any(cell is not None for cell in cells):
+      rows.append((name, *("" if cell is None else f"{cell:.4g}" for cell in cells)))
+  heads = [f"to {_OF[reference]}" for reference in against]
+  notes = [found["label"] + ".", *([found["note"] + "."] if found["note"] else [])]
+  return page.table(("", *heads), rows) + "".join(page.paragraph(note, "soft") for note in notes)
 
 
 def of_chain(folder: reading.RunFolder) -> str:

@@ -279,6 +279,30 @@ def _norm(model: Any) -> Any:
   return functools.reduce(lambda part, key: getattr(part, key, None), name.split("."), model)
 
 
+def places(count: int, *, most: int, multiple: int = 1) -> np.ndarray:
+  """Which of a clip's `count` frames an encoder sees, evenly; some twice where it needs more."""
+  some = min(count, most)
+  some = max(some - some % multiple, multiple)
+  return np.linspace(0, count - 1, some).round().astype(int)
+
+
+def checked(x_LR: Any, encoder: Encoder, *, name: str, clips: int, tokens: bool) -> np.ndarray:
+  """What an encoder gave of so many clips, an array, once its shape is what it must be.
+
+  Raises:
+    ValueError: it is not.
+  """
+  x_LR = np.asarray(x_LR)
+  expected = (len(encoder.layers), clips)
+  if x_LR.ndim != 3 + tokens or x_LR.shape[:2] != expected:
+    form, pool = ("tokens, width", "token") if tokens else ("width", "clip")
+    raise ValueError(
+      f"{name} gave features of shape {x_LR.shape}; for {clips} clips and pool {pool!r} they are"
+      f" [{expected[0]} layers, {expected[1]}, {form}]"
+    )
+  return x_LR
+
+
 def load(path: str) -> Encoder:
   """What `encoder()` of a Python file of the user's returns (`plugins`)."""
   return plugins.load(path, "encoder", Encoder)

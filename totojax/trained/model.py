@@ -162,16 +162,7 @@ class Pretrained:
 
   def fitted(self, clips_RTHW3: np.ndarray) -> np.ndarray:
     """Clips of any size, resized by their short side and cut to the model's."""
-    clips, frames = clips_RTHW3.shape[:2]
-    size = self.size_px
-    if clips_RTHW3.shape[2:4] == (size, size):
-      return clips_RTHW3
-    images = [
-      augment.Resize(size, _RESAMPLE)(image_HW3)
-      for image_HW3 in clips_RTHW3.reshape(-1, *clips_RTHW3.shape[2:])
-    ]
-    cut_MSS3 = augment.center_crop(np.stack(images), size)
-    return cut_MSS3.reshape(clips, frames, size, size, 3)
+    return augment.fitted(clips_RTHW3, self.size_px, _RESAMPLE)
 
   def features_of_codes(
     self,

@@ -95,9 +95,9 @@ def load(reference: str, *, pool: str = "clip", norm: bool = False) -> encoders.
   if kind in _FAMILIES:
     return _of_transformers(kind, path, pool=pool, norm=norm, size_px=size)
   if pool == "class" and kind != "rvm":
-    raise ConfigError(f"{reference} has no class token; set features.pool to 'clip' or 'token'")
+    raise ConfigError(f"{reference} has no class token; set pool to 'clip' or 'token'")
   if norm:
-    raise ConfigError(f"{reference} has no norm after its last block; set features.norm to False")
+    raise ConfigError(f"{reference} has no norm after its last block; set norm to False")
   if kind == "pixels":
     return _pixels(path, pool=pool)
   return _in_jax(kind, path, pool=pool, size_px=size)
@@ -106,14 +106,12 @@ def load(reference: str, *, pool: str = "clip", norm: bool = False) -> encoders.
 def _users(reference: str, *, pool: str, norm: bool) -> encoders.Encoder:
   if pool == "class" or norm:
     raise ConfigError(
-      f"features.pool 'class' and features.norm are of encoders by name, and {reference} makes"
-      " its own features; set features.pool to 'clip' or 'token', and features.norm to False"
+      f"pool 'class' and norm are of encoders by name, and {reference} makes its own features; set"
+      " pool to 'clip' or 'token', and norm to False"
     )
   if not plugins.is_reference(reference):
     known = ", ".join(f"{kind}:PATH" for kind in KINDS)
-    raise ConfigError(
-      f"features.encoder is {reference!r:.200}; name a Python file, or one of {known}"
-    )
+    raise ConfigError(f"the encoder is {reference!r:.200}; name a Python file, or one of {known}")
   encoder = encoders.load(reference)
   return dataclasses.replace(encoder, digest=plugins.find(reference, "encoder").digest)
 

@@ -4,7 +4,7 @@ Section 3.4 of the paper: the shortest side is resized to R and an R x R window
 is cropped. The filter is not given there; torchvision's and DALL-E's notebook
 both resize with antialiasing, which Pillow's filters always do.
 
-Shapes: H and W height and width, N frames of one video, R the crop's side.
+Shapes: H and W height and width, N frames of one video, R clips.
 """
 
 import dataclasses
@@ -78,6 +78,16 @@ def center_crop(frames_NHW3: np.ndarray, size_px: int) -> np.ndarray:
   height, width = _room(frames_NHW3, size_px)
   top, left = round(height / 2), round(width / 2)
   return frames_NHW3[:, top : top + size_px, left : left + size_px]
+
+
+def fitted(clips_RNHW3: np.ndarray, size_px: int, resample: str) -> np.ndarray:
+  """Clips of any size, resized by their short side and cut: [R, N, size_px, size_px, 3]."""
+  shape = clips_RNHW3.shape
+  if shape[2:4] == (size_px, size_px):
+    return clips_RNHW3
+  resize = Resize(size_px, resample)
+  images = np.stack([resize(image_HW3) for image_HW3 in clips_RNHW3.reshape(-1, *shape[2:])])
+  return center_crop(images, size_px).reshape(*shape[:2], size_px, size_px, 3)
 
 
 def center_view(image_HW3: np.ndarray, size_px: int, *, frac: float, resample: str) -> np.ndarray:

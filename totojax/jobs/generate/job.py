@@ -26,7 +26,7 @@ import numpy as np
 from totojax import jobs
 from totojax.config import schema
 from totojax.config.generate import Generate
-from totojax.jobs.generate import measures, prompts
+from totojax.jobs.generate import measures, perceptual, prompts
 from totojax.report import page, video_sections
 from totojax.rundir import console, directory, files, hosts
 from totojax.trained import backbone, continued, generate, model as pretrained
@@ -80,15 +80,18 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   amounts = prompts.Amounts.of(config, source)
   size_px = source.model.spec.grid * tokenizer.factor
   clips_source = prompts.find(config, source, amounts, size_px)
+  seen = perceptual.Perceptual(config, amounts, size_px=size_px)
   with console.phase(f"reading the parameters of {source.path}"):
     model = pretrained.load(source.path, tokenizer=config.tokenizer, depth=0)
     decoder = model.decoder(
       frames=amounts.context + amounts.further, sampling=config.sampling, window=config.window
     )
   clips, skipped = prompts.read(clips_source, model, amounts, config=config)
+  seen.check(clips)
   facts = {"model_run": str(source.path), "step": source.step, "tokenizer": tokenizer.fingerprint}
   directory.begin(workdir, config, **facts)
-  backbone.check_same({**facts, "digest": source.digest, "clips": prompts.digest(clips)}, workdir)
+  same = {**facts, "digest": source.digest, "clips": prompts.digest(clips)}
+  backbone.check_same({**same, "perceptual": seen.facts()}, workdir)
   hosts.first(lambda: prompts.write_skipped(workdir, skipped))
   rows = _Rows.of(clips, amounts, config.samples)
   if not _make(rows, decoder, amounts, config, workdir, interrupted):
@@ -105,7 +108,7 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     "window": schema.to_dict(config.window),
     "sampling": schema.to_dict(config.sampling),
   }
-  hosts.first(lambda: _finish(rows, clips, amounts, model, config, workdir, facts))
+  hosts.first(lambda: _finish(rows, clips, amounts, model, seen, config, workdir, facts))
   return True
 
 
@@ -114,6 +117,7 @@ def _finish(
   clips: Sequence[prompts.Clip],
   amounts: prompts.Amounts,
   model: pretrained.Pretrained,
+  seen: perceptual.Perceptual,
   config: Generate,
   workdir: epath.Path,
   facts: Mapping[str, Any],
@@ -124,7 +128,8 @@ def _finish(
   shape = model.run.model.spec.frame_shape
   _write_array(workdir / "tokens.npy", made.codes_RKNP.reshape(*made.codes_RKNP.shape[:3], *shape))
   _write_array(workdir / "truth.npy", truth_RNP.reshape(*truth_RNP.shape[:2], *shape))
-  found = measures.measure(clips, made, model, amounts, config, workdir)
+  fps = facts["fps"] or 0.0
+  found = measures.measure(clips, made, model, amounts, seen, config, workdir, fps=fps)
   files.write_csv(workdir / "metrics.csv", found.rows)
   files.write_json(workdir / "gen.json", {**facts, **found.summary})
   page.write(workdir, about="continued videos", sections=video_sections.SECTIONS)

@@ -16,7 +16,7 @@ from totojax.config.generate import Generate
 from totojax.data.pixels import movies
 from totojax.evals import continuations
 from totojax.jobs import stores, validate
-from totojax.jobs.generate import prompts
+from totojax.jobs.generate import perceptual as perceptual_lib, prompts
 from totojax.rundir import console, files
 from totojax.tokenizers import api
 from totojax.trained import backbone, model as pretrained
@@ -56,8 +56,11 @@ def measure(
   made: Made,
   model: pretrained.Pretrained,
   amounts: prompts.Amounts,
+  perceptual: perceptual_lib.Perceptual,
   config: Generate,
   workdir: epath.Path,
+  *,
+  fps: float,
 ) -> Found:
   """Compares all clips with the truth and what needs no network; draws some."""
   table, drawn, notes = continuations.Table(), [], []
@@ -71,15 +74,16 @@ def measure(
       tokens = _Tokens(clip, made, number, amounts)
       tokens.add_to(table, predictors)
       frames = _Frames(tokens, model, predictors)
-      frames.add_to(table)
+      frames.add_to(table, perceptual)
       if prompted:
         answers.append({"id": clip.id, "files": _write_answers(frames, number, workdir)})
       if number < config.output.clips:
         drawn.append(_draw(frames, number, config, workdir, notes))
       bar.advance()
-  means = table.means()
+  means, seen = table.means(), perceptual.summary(fps=fps)
   summary = {
     "metrics": means,
+    "perceptual": seen,
     "known_frames": {"least": min(known), "most": max(known), "new": amounts.further},
     "model_less_copy": table.compared("loss", "model", "copy"),
     "drift": {
@@ -98,7 +102,7 @@ def measure(
     **({"answers": answers} if prompted else {}),
     "drawn": drawn,
   }
-  for note in summary["notes"]:
+  for note in (*summary["notes"], *perceptual_lib.sentences(seen, means)):
     console.say(note)
   return Found(table.rows(), summary, sentence(summary))
 
@@ -194,7 +198,7 @@ class _Frames:
     """What the tokenizer keeps of what is known."""
     return self._decoded(self._tokens.known_NP)
 
-  def add_to(self, table: continuations.Table) -> None:
+  def add_to(self, table: continuations.Table, perceptual: perceptual_lib.Perceptual) -> None:
     given = self.amounts.given
     changes = [continuations.pixel_changes(sample[given - 1 :]) for sample in self.samples]
     table.add("sample", "pixel_change", np.mean(changes, axis=0))
@@ -204,12 +208,20 @@ class _Frames:
     if len(self.recon_TSS3) > given:
       known = references.get("truth", self.recon_TSS3)
       table.add("truth", "pixel_change", continuations.pixel_changes(known[given - 1 :]))
+    others = self._others(len(self.recon_TSS3) - given)
     for name, reference_TSS3 in references.items():
       new_TSS3 = reference_TSS3[given:]
       if len(new_TSS3):
-        self._compare(table, name, new_TSS3)
+        self._compare(table, name, new_TSS3, others)
+    perceptual.add(table, perceptual_lib.Shown(references, self.samples, others))
 
-  def _compare(self, table: continuations.Table, name: str, new_TSS3: np.ndarray) -> None:
+  def _compare(
+    self,
+    table: continuations.Table,
+    name: str,
+    new_TSS3: np.ndarray,
+    others: Mapping[str, np.ndarray],
+  ) -> None:
     """Adds what is like the new frames of a reference, and how much."""
     given, count = self.amounts.given, len(new_TSS3)
     like = functools.partial(continuations.pixel_measures, new_TSS3)
@@ -218,11 +230,10 @@ class _Frames:
       table.add("sample", f"{measure}/{name}", values_KT.mean(0))
       if len(values_KT) > 1:
         table.add("best", f"{measure}/{name}", continuations.best(values_KT))
-    others = self._others(count)
     if name != "recon":
-      others["recon"] = self.recon_TSS3[given : given + count]
+      others = {**others, "recon": self.recon_TSS3[given:]}
     for of, other_TSS3 in others.items():
-      for measure, values_T in like(other_TSS3).items():
+      for measure, values_T in like(other_TSS3[:count]).items():
         table.add(of, f"{measure}/{name}", values_T)
 
   def _others(self, count: int) -> dict[str, np.ndarray]:
