@@ -20,6 +20,7 @@ from totojax.world.scene import DRIVEN, FREE, Scene, TABLE
 
 INSTALL = "apt-get install -y libosmesa6 libegl1 libegl-mesa0"
 _DARKEST = 0.6  # share of light that a thing takes from the table where it stands
+_CORNERS = np.array([(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)])
 _IK_STEPS, _IK_FIRST, _DAMPING = 12, 300, 1e-3
 
 
@@ -53,6 +54,16 @@ def mujoco() -> Any:
   except (AttributeError, RuntimeError, OSError) as error:
     raise ImportError(f"MuJoCo finds no OpenGL to draw with ({error}); {INSTALL}") from error
   return package
+
+
+def compiled(mj: Any, scene: Scene) -> Any:
+  """A scene as MuJoCo's model."""
+  xml, pixels = mjcf.build(scene)
+  model = mj.MjModel.from_xml_string(xml)
+  for name, pixels_HW3 in pixels.items():
+    begin = model.texture(name).adr[0]
+    model.tex_data[begin : begin + pixels_HW3.size] = pixels_HW3.ravel()
+  return model
 
 
 class Studio:
@@ -121,8 +132,7 @@ class _Stage:
 
   def __init__(self, mj: Any, scene: Scene):
     self.mj, self.scene = mj, scene
-    xml, assets = mjcf.build(scene)
-    self.model = mj.MjModel.from_xml_string(xml, assets)
+    self.model = compiled(mj, scene)
     self.data = mj.MjData(self.model)
     names = [self.model.geom(g).name for g in range(self.model.ngeom)]
     self.number_G = np.array([int(name.split("#")[0]) for name in names], np.int64)
@@ -286,10 +296,24 @@ class _Lens:
     self._options.sitegroup[:] = 0
     self._camera.type, self._camera.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, 0
     self._forms = [shapes.form(thing.shape, thing.size) for thing in scene.things]
-    self._view = mj.MjrRect(0, 0, scene.spec.width_px, scene.spec.height_px)
+    width, height = scene.spec.width_px, scene.spec.height_px
+    self._view = mj.MjrRect(0, 0, width, height)
+    self._pixels = np.empty((height, width, 3), np.uint8)
+    self._near_far = np.empty((height, width), np.float32)
     self._turn_N33 = truth.rotations(scene.camera)
     self._numbers: np.ndarray | None = None
     self._ways: tuple[np.ndarray, np.ndarray] | None = None
+    self._smooth()
+
+  def _smooth(self) -> None:
+    """Textures are as large as what they are seen on: nothing is drawn of smaller ones."""
+    from OpenGL import GL  # MuJoCo brings it
+
+    kinds = GL.GL_TEXTURE_2D, GL.GL_TEXTURE_CUBE_MAP
+    types = self._context.textureType[: self._context.ntexture]
+    for kind, texture in zip(types.tolist(), self._context.texture.tolist()):
+      GL.glBindTexture(kinds[kind], texture)
+      GL.glTexParameteri(kinds[kind], GL.GL_TEXTURE_MIN_FILTER, GL.GL_LINEAR)
 
   def close(self) -> None:
     self._context.free()
@@ -303,21 +327,20 @@ class _Lens:
     mj.mjv_updateScene(
       stage.model, stage.data, self._options, None, self._camera, mj.mjtCatBit.mjCAT_ALL, drawn
     )
-    pixels, numbers = np.empty((*mask.shape, 3), np.uint8), np.empty((*mask.shape, 3), np.uint8)
-    near_far = np.empty(mask.shape, np.float32)
     mj.mjr_render(self._view, drawn, self._context)
-    mj.mjr_readPixels(pixels, None, self._view, self._context)
+    mj.mjr_readPixels(self._pixels, None, self._view, self._context)
+    rgb[:] = self._pixels[::-1]  # OpenGL's rows begin below
     flags = mj.mjtRndFlag
     drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 1
     mj.mjr_render(self._view, drawn, self._context)
-    mj.mjr_readPixels(numbers, near_far, self._view, self._context)
+    mj.mjr_readPixels(self._pixels, self._near_far, self._view, self._context)
     drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 0
-    rgb[:] = pixels[::-1]
-    found = self._things(numbers)[::-1]
-    self._shade(frame, rgb, found == TABLE)
+    found = self._things(self._pixels[::-1])
+    self._shade(frame, rgb, found)
     mask[:] = np.maximum(found, TABLE)
-    near, far = camera.near, camera.far
-    depth[:] = (near / (1 - near_far * (1 - near / far)))[::-1]
+    self._near_far *= camera.near / camera.far - 1
+    self._near_far += 1
+    np.divide(camera.near, self._near_far[::-1], out=depth)
 
   def _things(self, colours: np.ndarray) -> np.ndarray:
     """Numbers of things, of the table and the room, by the colours that stand for geoms."""
@@ -328,14 +351,16 @@ class _Lens:
         if drawn.objtype == geom and drawn.segid >= 0:
           table[drawn.segid + 1] = self._stage.number_G[drawn.objid]
       self._numbers = table
+    if len(self._numbers) <= 256:
+      return self._numbers[colours[..., 0]]
     return self._numbers[colours[..., 0].astype(np.int32) + 256 * colours[..., 1].astype(np.int32)]
 
-  def _shade(self, frame: int, rgb: np.ndarray, is_table: np.ndarray) -> None:
+  def _shade(self, frame: int, rgb: np.ndarray, found: np.ndarray) -> None:
     """Darkens the table in rgb [H, W, 3] below what is above it, softly."""
     if self._ways is None or self._scene.spec.camera != "still":
-      self._ways = truth.on_table(self._scene, frame)
+      self._ways = truth.on_table(self._scene, frame, self._turn_N33[frame])
     x_HW, y_HW = self._ways
-    light = None
+    dark = []  # x, y, radius, strength
     for thing, form, body in zip(self._scene.things, self._forms, self._stage.bodies):
       x, y, z = self._stage.data.xpos[body].tolist()  # numpy's own would make float64 of it all
       gap = max(z - form.bottom, 0.0) / thing.size
@@ -343,15 +368,41 @@ class _Lens:
       # A driven hand is no thing that lies about.
       if z < 0 or strength < 0.03 or thing.motion == DRIVEN and gap * thing.size > form.top:
         continue
-      reach = (1.5 * form.radius * (1 + 0.25 * gap)) ** 2
-      away_HW = (x_HW - x) ** 2
-      away_HW += (y_HW - y) ** 2
-      away_HW *= -1 / reach
-      away_HW += 1
-      np.maximum(away_HW, 0, out=away_HW)
-      away_HW *= -strength
-      away_HW += 1
-      light = away_HW if light is None else np.multiply(light, away_HW, out=light)
-    if light is not None:
-      light[~is_table] = 1
-      np.multiply(rgb, light[..., None], out=rgb, casting="unsafe")
+      dark.append((x, y, 1.5 * form.radius * (1 + 0.25 * gap), strength))
+    light = np.ones_like(x_HW)
+    for (x, y, radius, strength), window in zip(dark, self._windows(frame, dark)):
+      away = (x_HW[window] - x) ** 2
+      away += (y_HW[window] - y) ** 2
+      away *= -1 / radius**2
+      away += 1
+      np.maximum(away, 0, out=away)
+      away *= -strength
+      away += 1
+      light[window] *= away
+    at = np.flatnonzero((light < 1) & (found == TABLE))
+    pixels_P3 = rgb.reshape(-1, 3)
+    pixels_P3[at] = pixels_P3[at] * light.ravel()[at, None]
+
+  def _windows(
+    self, frame: int, dark: list[tuple[float, float, float, float]]
+  ) -> list[tuple[slice, slice]]:
+    """Rows and columns about each of some rounds (x, y, radius, ...) on the table."""
+    if not dark:
+      return []
+    camera, spec = self._scene.camera, self._scene.spec
+    round_D3 = np.array(dark)[:, :3]
+    corner_DC2 = round_D3[:, None, :2] + round_D3[:, None, 2:] * _CORNERS
+    eye = camera.eye_N3[frame]
+    own_DC3 = (np.pad(corner_DC2, ((0, 0), (0, 0), (0, 1))) - eye) @ self._turn_N33[frame]
+    depth_DC = -own_DC3[..., 2]
+    scale = spec.height_px / 2 / np.tan(np.deg2rad(camera.fovy_deg) / 2)
+    size = spec.height_px, spec.width_px
+    is_behind_D = depth_DC.min(1) < camera.near
+    depth_DC = np.maximum(depth_DC, camera.near)
+    ends = []
+    for side, sign, own_DC in zip(size, (-1, 1), (own_DC3[..., 1], own_DC3[..., 0])):
+      at_DC = side / 2 + sign * scale * own_DC / depth_DC
+      low_D = np.where(is_behind_D, 0, np.clip(np.floor(at_DC.min(1)), 0, side)).astype(int)
+      high_D = np.where(is_behind_D, side, np.clip(np.ceil(at_DC.max(1)), 0, side)).astype(int)
+      ends.append([slice(*pair) for pair in zip(low_D.tolist(), high_D.tolist())])
+    return list(zip(*ends))

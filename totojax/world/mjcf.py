@@ -1,15 +1,13 @@
-"""A scene as MuJoCo's XML, with its textures as files in memory.
+"""A scene as MuJoCo's XML, with the pixels of its textures.
 
 Bodies are called as their things, and their parts THING/PART; a geom's name is
 NUMBER#COUNT, by which its pixels and contacts are known.
 """
 
 from collections.abc import Iterable, Sequence
-import io
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
 from totojax.world import arms, shapes, textures
 from totojax.world.scene import DRIVEN, FIXED, FREE, Look, Scene, TABLE, Thing
@@ -19,11 +17,12 @@ _LONGEST_S = 1 / 120  # step of physics
 FLOOR = -0.75  # of the room: share of the table's longer half
 _THICK = 0.05
 ROOM = -1  # number of floor and walls
+_FINE_PX = 192  # height of frames from which on things have textures in full
 DRAWER = "drawer"
 
 
-def build(scene: Scene) -> tuple[str, dict[str, bytes]]:
-  """(XML, the files that it names)."""
+def build(scene: Scene) -> tuple[str, dict[str, np.ndarray]]:
+  """(XML, what goes into its textures by their names: uint8 [height, width, 3])."""
   return _Writer(scene).write()
 
 
@@ -41,13 +40,13 @@ class _Writer:
   """Builds one document."""
 
   def __init__(self, scene: Scene):
-    self._scene, self.assets = scene, dict[str, bytes]()
+    self._scene, self._pixels = scene, dict[str, np.ndarray]()
     self._root = ElementTree.Element("mujoco")
     self._asset = ElementTree.Element("asset")
     self._world = ElementTree.Element("worldbody")
     self._geoms = 0
 
-  def write(self) -> tuple[str, dict[str, bytes]]:
+  def write(self) -> tuple[str, dict[str, np.ndarray]]:
     scene = self._scene
     self._settings()
     self._root.extend([self._asset, self._world])
@@ -56,7 +55,7 @@ class _Writer:
       self._thing(number, thing)
     if scene.arm:
       self._arm(scene.number(scene.arm))
-    return ElementTree.tostring(self._root, encoding="unicode"), self.assets
+    return ElementTree.tostring(self._root, encoding="unicode"), self._pixels
 
   def _settings(self) -> None:
     scene, spec, add = self._scene, self._scene.spec, _put
@@ -71,7 +70,7 @@ class _Writer:
     add(self._root, "statistic", extent="1", center="0 0 0", meansize="0.1")
     visual = add(self._root, "visual")
     add(visual, "global", offwidth=str(spec.width_px), offheight=str(spec.height_px))
-    slices = int(np.clip(spec.height_px / 8, 12, 64))  # of what is round, as it is seen
+    slices = int(np.clip(spec.height_px / 10, 12, 64))  # of what is round, as it is seen
     round_ = {"numslices": str(slices), "numstacks": str(slices * 3 // 4)}
     add(visual, "quality", shadowsize="0", offsamples="0", **round_)
     add(visual, "map", znear=_text(scene.camera.near), zfar=_text(scene.camera.far))
@@ -223,13 +222,15 @@ class _Writer:
     """A material with the look's texture; its name."""
     if look.texture == "plain" and repeat == 1:
       return self._plain(name, look.rgb, look.shine)
-    buffer = io.BytesIO()
-    Image.fromarray(textures.pixels(look)).save(buffer, format="png", compress_level=0)
-    file = f"{len(self.assets)}.png"
-    self.assets[file] = buffer.getvalue()
-    # A cube of six faces fits what has no coordinates of its own, meshes.
-    kind = "2d" if repeat > 1 else "cube"
-    _put(self._asset, "texture", name=name, type=kind, file=file)
+    # A cube of six faces fits what has no coordinates of its own, meshes. Things
+    # are small: what would shrink in the frame anyhow is shrunk here.
+    is_flat = repeat > 1
+    is_fine = is_flat or self._scene.spec.height_px >= _FINE_PX
+    pixels_SS3 = textures.pixels(look, 1 if is_fine else 2)
+    side = str(len(pixels_SS3))
+    kind = {"type": "2d" if is_flat else "cube", "width": side, "height": side}
+    _put(self._asset, "texture", name=name, builtin="flat", **kind)
+    self._pixels[name] = pixels_SS3 if is_flat else np.tile(pixels_SS3, (6, 1, 1))
     _put(
       self._asset,
       "material",

@@ -54,11 +54,14 @@ def project(scene: Scene, points_NP3: np.ndarray) -> np.ndarray:
   return np.stack([x_NP, y_NP, depth_NP], -1)
 
 
-def on_table(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
-  """float32 x and y [H, W] of where each pixel looks at the table's plane."""
+def on_table(scene: Scene, frame: int, turn_33: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """float32 x and y [H, W] of where each pixel looks at the table's plane.
+
+  turn_33 is the camera's of this frame, as `rotations` has it.
+  """
   spec, camera = scene.spec, scene.camera
   scale = float(spec.height_px / 2 / np.tan(np.deg2rad(camera.fovy_deg) / 2))
-  right, up, back = rotations(camera)[frame].T.tolist()
+  right, up, back = turn_33.T.tolist()
   x_1W = ((np.arange(spec.width_px, dtype=np.float32) + 0.5) - spec.width_px / 2)[None] / scale
   y_H1 = (spec.height_px / 2 - (np.arange(spec.height_px, dtype=np.float32) + 0.5))[:, None] / scale
   way_3HW = [x_1W * right[i] + y_H1 * up[i] - back[i] for i in range(3)]
