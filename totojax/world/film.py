@@ -11,6 +11,7 @@ Shapes: N frames, H and W pixels, T things.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from totojax.world.scene import DRIVEN, FREE, Scene, TABLE
 
 INSTALL = "apt-get install -y libosmesa6 libegl1 libegl-mesa0"
 _DARKEST = 0.6  # share of light that a thing takes from the table where it stands
-_CORNERS = np.array([(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)])
 _IK_STEPS, _IK_FIRST, _DAMPING = 12, 300, 1e-3
 
 
@@ -369,8 +369,11 @@ class _Lens:
       if z < 0 or strength < 0.03 or thing.motion == DRIVEN and gap * thing.size > form.top:
         continue
       dark.append((x, y, 1.5 * form.radius * (1 + 0.25 * gap), strength))
-    light = np.ones_like(x_HW)
-    for (x, y, radius, strength), window in zip(dark, self._windows(frame, dark)):
+    if not dark:
+      return
+    windows = [self._window(frame, x, y, radius) for x, y, radius, _ in dark]
+    light_HW = np.ones_like(x_HW)
+    for (x, y, radius, strength), window in zip(dark, windows):
       away = (x_HW[window] - x) ** 2
       away += (y_HW[window] - y) ** 2
       away *= -1 / radius**2
@@ -378,31 +381,25 @@ class _Lens:
       np.maximum(away, 0, out=away)
       away *= -strength
       away += 1
-      light[window] *= away
-    at = np.flatnonzero((light < 1) & (found == TABLE))
-    pixels_P3 = rgb.reshape(-1, 3)
-    pixels_P3[at] = pixels_P3[at] * light.ravel()[at, None]
+      light_HW[window] *= away
+    every = tuple(
+      slice(min(w[i].start for w in windows), max(w[i].stop for w in windows)) for i in range(2)
+    )
+    light = np.where(found[every] == TABLE, light_HW[every], np.float32(1))
+    rgb[every] = rgb[every] * np.repeat(light, 3, 1).reshape(*light.shape, 3)
 
-  def _windows(
-    self, frame: int, dark: list[tuple[float, float, float, float]]
-  ) -> list[tuple[slice, slice]]:
-    """Rows and columns about each of some rounds (x, y, radius, ...) on the table."""
-    if not dark:
-      return []
+  def _window(self, frame: int, x: float, y: float, radius: float) -> tuple[slice, slice]:
+    """Rows and columns about what is seen of a round on the table, or of a ball there."""
     camera, spec = self._scene.camera, self._scene.spec
-    round_D3 = np.array(dark)[:, :3]
-    corner_DC2 = round_D3[:, None, :2] + round_D3[:, None, 2:] * _CORNERS
-    eye = camera.eye_N3[frame]
-    own_DC3 = (np.pad(corner_DC2, ((0, 0), (0, 0), (0, 1))) - eye) @ self._turn_N33[frame]
-    depth_DC = -own_DC3[..., 2]
-    scale = spec.height_px / 2 / np.tan(np.deg2rad(camera.fovy_deg) / 2)
-    size = spec.height_px, spec.width_px
-    is_behind_D = depth_DC.min(1) < camera.near
-    depth_DC = np.maximum(depth_DC, camera.near)
+    ray = self._turn_N33[frame].T @ ([x, y, 0.0] - camera.eye_N3[frame])
+    right, up, depth = ray[0], ray[1], -ray[2]
+    if depth - radius < camera.near:
+      return slice(0, spec.height_px), slice(0, spec.width_px)
+    scale = spec.height_px / 2 / math.tan(math.radians(camera.fovy_deg) / 2)
     ends = []
-    for side, sign, own_DC in zip(size, (-1, 1), (own_DC3[..., 1], own_DC3[..., 0])):
-      at_DC = side / 2 + sign * scale * own_DC / depth_DC
-      low_D = np.where(is_behind_D, 0, np.clip(np.floor(at_DC.min(1)), 0, side)).astype(int)
-      high_D = np.where(is_behind_D, side, np.clip(np.ceil(at_DC.max(1)), 0, side)).astype(int)
-      ends.append([slice(*pair) for pair in zip(low_D.tolist(), high_D.tolist())])
-    return list(zip(*ends))
+    for side, tangent in ((spec.height_px, -up / depth), (spec.width_px, right / depth)):
+      middle = side / 2 + scale * tangent
+      reach = scale * radius * math.hypot(1, tangent) / (depth - radius)
+      low, high = (int(min(max(middle + sign * reach, 0), side)) for sign in (-1, 1))
+      ends.append(slice(low, min(high + 1, side)))
+    return ends[0], ends[1]

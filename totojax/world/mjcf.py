@@ -45,6 +45,7 @@ class _Writer:
     self._asset = ElementTree.Element("asset")
     self._world = ElementTree.Element("worldbody")
     self._geoms = 0
+    self._corners = int(np.clip(scene.spec.height_px / 10, 12, 64))  # of what is round, as seen
 
   def write(self) -> tuple[str, dict[str, np.ndarray]]:
     scene = self._scene
@@ -70,8 +71,7 @@ class _Writer:
     add(self._root, "statistic", extent="1", center="0 0 0", meansize="0.1")
     visual = add(self._root, "visual")
     add(visual, "global", offwidth=str(spec.width_px), offheight=str(spec.height_px))
-    slices = int(np.clip(spec.height_px / 10, 12, 64))  # of what is round, as it is seen
-    round_ = {"numslices": str(slices), "numstacks": str(slices * 3 // 4)}
+    round_ = {"numslices": str(self._corners), "numstacks": str(self._corners * 3 // 4)}
     add(visual, "quality", shadowsize="0", offsamples="0", **round_)
     add(visual, "map", znear=_text(scene.camera.near), zfar=_text(scene.camera.far))
     add(visual, "headlight", ambient="0.34 0.34 0.36", diffuse="0.2 0.2 0.2", specular="0 0 0")
@@ -123,11 +123,18 @@ class _Writer:
         _put(bodies[part], "freejoint", name=joint(name))
       if is_drawer:
         _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
-    for geom in form.geoms:
-      material = second if geom.is_second else own
-      solid = not thing.is_seen_through
-      moves = thing.motion != FIXED or geom.part == DRAWER
-      self._geom(bodies[geom.part], number, geom, material, solid=solid, moves=moves)
+    for (part, is_second), geoms in _groups(form):
+      material = second if is_second else own
+      more = dict(
+        solid=not thing.is_seen_through, moves=thing.motion != FIXED or part == DRAWER
+      )
+      is_skinned = len(geoms) > 1 or geoms[0].type in ("capsule", "cylinder")
+      for geom in geoms:
+        self._geom(bodies[part], number, geom, material, **more, is_drawn=not is_skinned)
+      if is_skinned:  # what has one colour is drawn at once
+        mesh = shapes.together([shapes.skin(geom, self._corners) for geom in geoms])
+        skin = shapes.Geom("mesh", mesh=mesh)
+        self._geom(bodies[part], number, skin, material, solid=False, mass="0")
     if DRAWER in bodies:  # it never touches the cabinet that it is in
       contact = _put(self._root, "contact")
       _put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
@@ -185,6 +192,8 @@ class _Writer:
     *,
     solid: bool = True,
     moves: bool = False,
+    is_drawn: bool = True,
+    **given: str,
   ) -> None:
     """A geom of a thing, of the table or of the room."""
     more = {"size": _text(*geom.size)} if geom.size else {}
@@ -195,13 +204,14 @@ class _Writer:
         self._asset,
         "mesh",
         name=name,
-        vertex=_text(*points.ravel()),
-        inertia="convex",
-        face=" ".join(map(str, faces.ravel())),
+        vertex=" ".join(map("{:.9g}".format, points.ravel().tolist())),
+        inertia="convex" if solid else "shell",
+        face=" ".join(map(str, faces.ravel().tolist())),
       )
       more = {"mesh": name}
     more |= {} if solid else {"contype": "0", "conaffinity": "0"}
     more |= {"density": "400"} if moves else {}
+    more |= {} if is_drawn else {"group": "3"}
     friction = _text(self._scene.friction, 0.005, 0.0001)
     self._add(
       body,
@@ -212,6 +222,7 @@ class _Writer:
       material=material,
       friction=friction,
       **more,
+      **given,
     )
 
   def _add(self, body: ElementTree.Element, number: int, **attributes: str) -> None:
@@ -254,6 +265,14 @@ class _Writer:
       reflectance="0",
     )
     return name
+
+
+def _groups(form: shapes.Form) -> Iterable[tuple[tuple[str, bool], list[shapes.Geom]]]:
+  """Geoms that move together and have one colour, by (part, whether it is the second)."""
+  groups: dict[tuple[str, bool], list[shapes.Geom]] = {}
+  for geom in form.geoms:
+    groups.setdefault((geom.part, geom.is_second), []).append(geom)
+  return groups.items()
 
 
 def base(scene: Scene) -> dict[str, str]:
