@@ -300,6 +300,8 @@ class _Lens:
     self._view = mj.MjrRect(0, 0, width, height)
     self._pixels = np.empty((height, width, 3), np.uint8)
     self._near_far = np.empty((height, width), np.float32)
+    self._light = np.empty((height, width), np.float32)
+    self._lit = np.empty((height, width, 3), np.float32)
     self._turn_N33 = truth.rotations(scene.camera)
     self._numbers: np.ndarray | None = None
     self._ways: tuple[np.ndarray, np.ndarray] | None = None
@@ -372,7 +374,8 @@ class _Lens:
     if not dark:
       return
     windows = [self._window(frame, x, y, radius) for x, y, radius, _ in dark]
-    light_HW = np.ones_like(x_HW)
+    light_HW = self._light
+    light_HW.fill(1)
     for (x, y, radius, strength), window in zip(dark, windows):
       away = (x_HW[window] - x) ** 2
       away += (y_HW[window] - y) ** 2
@@ -385,8 +388,11 @@ class _Lens:
     every = tuple(
       slice(min(w[i].start for w in windows), max(w[i].stop for w in windows)) for i in range(2)
     )
-    light = np.where(found[every] == TABLE, light_HW[every], np.float32(1))
-    rgb[every] = rgb[every] * np.repeat(light, 3, 1).reshape(*light.shape, 3)
+    np.copyto(light_HW, 1, where=found != TABLE)
+    lit = self._lit[every]
+    lit[:] = light_HW[every][..., None]
+    lit *= rgb[every]
+    rgb[every] = lit
 
   def _window(self, frame: int, x: float, y: float, radius: float) -> tuple[slice, slice]:
     """Rows and columns about what is seen of a round on the table, or of a ball there."""

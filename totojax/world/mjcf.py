@@ -4,7 +4,8 @@ Bodies are called as their things, and their parts THING/PART; a geom's name is
 NUMBER#COUNT, by which its pixels and contacts are known.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import functools
 from xml.etree import ElementTree
 
 import numpy as np
@@ -34,6 +35,9 @@ def substeps(fps: float) -> int:
 def joint(body: str) -> str:
   """The name of the joint that moves a body."""
   return f"{body}/joint"
+
+
+Text = tuple[str, str]  # of a mesh: its points and faces
 
 
 class _Writer:
@@ -102,7 +106,8 @@ class _Writer:
     faces = [face for a, b, c, d in corners for face in ((a, c, b), (a, d, c))]
     mesh = shapes.Mesh(points_P3, np.array(faces))
     room = self._material("room", scene.room)
-    self._geom(self._world, ROOM, shapes.Geom("mesh", mesh=mesh), room, solid=False)
+    walls = shapes.Geom("mesh", mesh=mesh)
+    self._geom(self._world, ROOM, walls, room, solid=False, mesh=_written(mesh))
     floor = {"type": "plane", "size": "1 1 1", "pos": _text(0, 0, low), "group": "3"}
     self._add(self._world, ROOM, **floor, rgba="0 0 0 0")
 
@@ -123,18 +128,24 @@ class _Writer:
         _put(bodies[part], "freejoint", name=joint(name))
       if is_drawer:
         _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
-    for (part, is_second), geoms in _groups(form):
-      material = second if is_second else own
-      more = dict(
-        solid=not thing.is_seen_through, moves=thing.motion != FIXED or part == DRAWER
+    texts = _texts(thing.shape)
+    skins = _skins(thing.shape, self._corners)
+    settings = dict(number=number, solid=not thing.is_seen_through, scale=thing.size)
+    for geom, text in zip(form.geoms, texts):
+      self._geom(
+        bodies[geom.part],
+        geom=geom,
+        material=second if geom.is_second else own,
+        moves=thing.motion != FIXED or geom.part == DRAWER,
+        is_drawn=(geom.part, geom.is_second) not in skins,
+        mesh=text,
+        **settings,
       )
-      is_skinned = len(geoms) > 1 or geoms[0].type in ("capsule", "cylinder")
-      for geom in geoms:
-        self._geom(bodies[part], number, geom, material, **more, is_drawn=not is_skinned)
-      if is_skinned:  # what has one colour is drawn at once
-        mesh = shapes.together([shapes.skin(geom, self._corners) for geom in geoms])
-        skin = shapes.Geom("mesh", mesh=mesh)
-        self._geom(bodies[part], number, skin, material, solid=False, mass="0")
+    for (part, is_second), text in skins.items():
+      name = self._mesh(text, thing.size, solid=False)
+      untouched = {"contype": "0", "conaffinity": "0", "mass": "0"}
+      material = second if is_second else own
+      self._add(bodies[part], number, type="mesh", mesh=name, material=material, **untouched)
     if DRAWER in bodies:  # it never touches the cabinet that it is in
       contact = _put(self._root, "contact")
       _put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
@@ -193,22 +204,13 @@ class _Writer:
     solid: bool = True,
     moves: bool = False,
     is_drawn: bool = True,
-    **given: str,
+    mesh: Text | None = None,
+    scale: float = 1.0,
   ) -> None:
-    """A geom of a thing, of the table or of the room."""
+    """A geom of a thing, of the table or of the room; its mesh is scaled."""
     more = {"size": _text(*geom.size)} if geom.size else {}
-    if geom.mesh is not None:
-      name = f"mesh{self._geoms}"
-      points, faces = geom.mesh.points_P3, geom.mesh.faces_F3
-      _put(
-        self._asset,
-        "mesh",
-        name=name,
-        vertex=" ".join(map("{:.9g}".format, points.ravel().tolist())),
-        inertia="convex" if solid else "shell",
-        face=" ".join(map(str, faces.ravel().tolist())),
-      )
-      more = {"mesh": name}
+    if mesh is not None:
+      more = {"mesh": self._mesh(mesh, scale, solid=True)}
     more |= {} if solid else {"contype": "0", "conaffinity": "0"}
     more |= {"density": "400"} if moves else {}
     more |= {} if is_drawn else {"group": "3"}
@@ -222,8 +224,15 @@ class _Writer:
       material=material,
       friction=friction,
       **more,
-      **given,
     )
+
+  def _mesh(self, text: Text, scale: float, *, solid: bool) -> str:
+    """A mesh among the assets; its name."""
+    name, (vertex, face) = f"mesh{self._geoms}", text
+    inertia = "convex" if solid else "shell"
+    own = {"name": name, "scale": _text(scale, scale, scale), "inertia": inertia}
+    _put(self._asset, "mesh", vertex=vertex, face=face, **own)
+    return name
 
   def _add(self, body: ElementTree.Element, number: int, **attributes: str) -> None:
     _put(body, "geom", name=f"{number}#{self._geoms}", **attributes)
@@ -267,12 +276,31 @@ class _Writer:
     return name
 
 
-def _groups(form: shapes.Form) -> Iterable[tuple[tuple[str, bool], list[shapes.Geom]]]:
-  """Geoms that move together and have one colour, by (part, whether it is the second)."""
-  groups: dict[tuple[str, bool], list[shapes.Geom]] = {}
-  for geom in form.geoms:
-    groups.setdefault((geom.part, geom.is_second), []).append(geom)
-  return groups.items()
+def _written(mesh: shapes.Mesh) -> Text:
+  points, faces = mesh.points_P3.ravel().tolist(), mesh.faces_F3.ravel().tolist()
+  return " ".join(map("{:.9g}".format, points)), " ".join(map(str, faces))
+
+
+@functools.cache
+def _texts(shape: str) -> tuple[Text | None, ...]:
+  """The meshes of a shape's geoms at size 1."""
+  geoms = shapes.form(shape, 1.0).geoms
+  return tuple(None if geom.mesh is None else _written(geom.mesh) for geom in geoms)
+
+
+@functools.cache
+def _skins(shape: str, corners: int) -> Mapping[tuple[str, bool], Text]:
+  """What is drawn in place of several geoms that move together and have one colour.
+
+  At size 1, by (part, whether it has the second colour): OpenGL takes most of its
+  time for each thing that is drawn, whatever it is.
+  """
+  groups: dict[tuple[str, bool], list[shapes.Mesh]] = {}
+  for geom in shapes.form(shape, 1.0).geoms:
+    groups.setdefault((geom.part, geom.is_second), []).append(shapes.skin(geom, corners))
+  return {
+    key: _written(shapes.together(meshes)) for key, meshes in groups.items() if len(meshes) > 1
+  }
 
 
 def base(scene: Scene) -> dict[str, str]:

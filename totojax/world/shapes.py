@@ -138,7 +138,9 @@ def _box() -> Mesh:
     for axis in range(3)
     for side in (-1.0, 1.0)
   ]
-  faces = [(4 * n + a, 4 * n + b, 4 * n + c) for n in range(6) for a, b, c in ((0, 1, 2), (0, 2, 3))]
+  faces = [
+    (4 * n + a, 4 * n + b, 4 * n + c) for n in range(6) for a, b, c in ((0, 1, 2), (0, 2, 3))
+  ]
   return Mesh(np.concatenate(points), np.array(faces))
 
 
