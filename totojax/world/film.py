@@ -112,7 +112,7 @@ class Studio:
     finally:
       lens.close()
     pos_NT3, quat_NT4 = (np.stack(x) for x in zip(*places))
-    if not np.isfinite(pos_NT3).all():
+    if not np.isfinite(pos_NT3).all() or stage.is_unstable():
       raise ValueError(f"physics of scene {spec.index} of {spec.kind} gave positions that are none")
     return Clip(
       scene,
@@ -155,24 +155,25 @@ class _Stage:
 
   def advance(self, frame: int) -> set[tuple[int, int]]:
     """Goes on to a frame; pairs of things that touched since the one before."""
-    mj, pairs = self.mj, set[tuple[int, int]]()
+    mj = self.mj
     if frame == 0 or not self._free:
       self._drive(float(frame))
       self._reach(first=frame == 0)
       mj.mj_forward(self.model, self.data)
-      return self._touching()
+      return self._pairs([self._touching()])
+    touching = []
     for look in range(mjcf.LOOKS):
       if self._parts:
         self._drive(frame - 1 + (look + 1) / mjcf.LOOKS)
       self._hold(frame)
       mj.mj_step(self.model, self.data, nstep=mjcf.substeps(self.scene.spec.fps))
-      pairs |= self._touching()
+      touching.append(self._touching())
     self._reach(first=False)
     self._hold(frame)
     mj.mj_kinematics(self.model, self.data)  # positions are those of the state
     mj.mj_comPos(self.model, self.data)
     mj.mj_camlight(self.model, self.data)
-    return pairs
+    return self._pairs(touching)
 
   def _drive(self, time: float) -> None:
     """Driven things where they are at a time in frames."""
@@ -226,13 +227,19 @@ class _Stage:
   def _has_drawer(self, thing: str) -> bool:
     return self.scene.things[self.scene.number(thing) - 1].shape == "cabinet"
 
-  def _touching(self) -> set[tuple[int, int]]:
+  def _touching(self) -> np.ndarray:
+    """Pairs of geoms [P, 2]."""
+    if not self.data.ncon:
+      return np.empty((0, 2), np.int32)
     contact = self.data.contact
-    if not len(contact.dist):
-      return set()
-    pairs = self.number_G[contact.geom[contact.dist <= 0]]
-    pairs.sort(axis=1)
-    return {(a, b) for a, b in pairs.tolist() if a != b and a != mjcf.ROOM}
+    return contact.geom[contact.dist <= 0]
+
+  def _pairs(self, geoms: list[np.ndarray]) -> set[tuple[int, int]]:
+    """Of things, the smaller number first."""
+    numbers_P2 = self.number_G[np.concatenate(geoms)]
+    return {
+      (min(a, b), max(a, b)) for a, b in numbers_P2.tolist() if a != b and mjcf.ROOM not in (a, b)
+    }
 
   def _reach(self, *, first: bool) -> None:
     """Turns an arm's joints until its flange is where its gripper begins."""
@@ -268,6 +275,12 @@ class _Stage:
     # Sums of linear algebra may differ by a bit from run to run: they are rounded off.
     data.qpos[qpos] = np.round(data.qpos[qpos], 6)
     data.qvel[dofs] = 0
+
+  def is_unstable(self) -> bool:
+    """Whether MuJoCo found no numbers and began anew, which it does without an error."""
+    kinds = self.mj.mjtWarning
+    bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)
+    return any(self.data.warning[int(kind)].number for kind in bad)
 
   def places(self) -> tuple[np.ndarray, np.ndarray]:
     """Positions [T, 3] and quaternions [T, 4] of all things."""
@@ -305,6 +318,7 @@ class _Lens:
     self._turn_N33 = truth.rotations(scene.camera)
     self._numbers: np.ndarray | None = None
     self._ways: tuple[np.ndarray, np.ndarray] | None = None
+    self._dark: dict[int, tuple[Any, Any, Any]] = {}  # by body: place, window, light
     self._smooth()
 
   def _smooth(self) -> None:
@@ -359,32 +373,30 @@ class _Lens:
 
   def _shade(self, frame: int, rgb: np.ndarray, found: np.ndarray) -> None:
     """Darkens the table in rgb [H, W, 3] below what is above it, softly."""
-    if self._ways is None or self._scene.spec.camera != "still":
+    is_still = self._scene.spec.camera == "still"
+    if self._ways is None or not is_still:
       self._ways = truth.on_table(self._scene, frame, self._turn_N33[frame])
-    x_HW, y_HW = self._ways
-    dark = []  # x, y, radius, strength
+      self._dark.clear()
+    windows, light_HW = [], self._light
+    light_HW.fill(1)
     for thing, form, body in zip(self._scene.things, self._forms, self._stage.bodies):
-      x, y, z = self._stage.data.xpos[body].tolist()  # numpy's own would make float64 of it all
+      # What lies still trembles far below a tenth of a millimetre.
+      x, y, z = (round(value, 4) for value in self._stage.data.xpos[body].tolist())
       gap = max(z - form.bottom, 0.0) / thing.size
       strength = _DARKEST / (1 + 2.5 * gap)
       # A driven hand is no thing that lies about.
       if z < 0 or strength < 0.03 or thing.motion == DRIVEN and gap * thing.size > form.top:
         continue
-      dark.append((x, y, 1.5 * form.radius * (1 + 0.25 * gap), strength))
-    if not dark:
-      return
-    windows = [self._window(frame, x, y, radius) for x, y, radius, _ in dark]
-    light_HW = self._light
-    light_HW.fill(1)
-    for (x, y, radius, strength), window in zip(dark, windows):
-      away = (x_HW[window] - x) ** 2
-      away += (y_HW[window] - y) ** 2
-      away *= -1 / radius**2
-      away += 1
-      np.maximum(away, 0, out=away)
-      away *= -strength
-      away += 1
+      place, window, away = self._dark.get(body, (None, None, None))
+      if place != (x, y, z):
+        radius = 1.5 * form.radius * (1 + 0.25 * gap)
+        window = self._window(frame, x, y, radius)
+        away = self._darkened(window, x, y, radius, strength)
+        self._dark[body] = (x, y, z), window, away
       light_HW[window] *= away
+      windows.append(window)
+    if not windows:
+      return
     every = tuple(
       slice(min(w[i].start for w in windows), max(w[i].stop for w in windows)) for i in range(2)
     )
@@ -393,6 +405,21 @@ class _Lens:
     lit[:] = light_HW[every][..., None]
     lit *= rgb[every]
     rgb[every] = lit
+
+  def _darkened(
+    self, window: tuple[slice, slice], x: float, y: float, radius: float, strength: float
+  ) -> np.ndarray:
+    """Shares of light that one thing leaves to the table in a window."""
+    assert self._ways is not None
+    x_HW, y_HW = self._ways
+    away_HW = (x_HW[window] - x) ** 2
+    away_HW += (y_HW[window] - y) ** 2
+    away_HW *= -1 / radius**2
+    away_HW += 1
+    np.maximum(away_HW, 0, out=away_HW)
+    away_HW *= -strength
+    away_HW += 1
+    return away_HW
 
   def _window(self, frame: int, x: float, y: float, radius: float) -> tuple[slice, slice]:
     """Rows and columns about what is seen of a round on the table, or of a ball there."""
