@@ -224,6 +224,7 @@ def test_what_is_held_goes_with_the_hand(shoot):
 # Same seed, same pixels.
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_pixels_in_any_process(pool):
   specs = [small(kind, index, style) for kind, style in KINDS for index in (0, 1)]
   once = list(pool.films(specs, worlds.digest))
@@ -255,6 +256,7 @@ def test_no_process_has_both_jax_and_mujoco(pool):
   assert "LP_NUM_THREADS" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told(pool):
   del pool
   with processes.Pool(1) as other, pytest.raises(OSError, match="died; run the same command again"):
@@ -266,6 +268,7 @@ def _die(clip):
   os._exit(7)
 
 
+@pytest.mark.slow
 def test_an_unknown_backend_is_refused():
   worlds.need()
   with processes.Pool(1, "nothing") as pool, pytest.raises(ImportError, match="libosmesa6"):
@@ -316,6 +319,7 @@ def test_nothing_lies_in_something_else_at_first():
         assert np.hypot(*np.subtract(a, b)) > 0.98 * (r + s)
 
 
+@pytest.mark.slow
 def test_the_hand_touches_what_it_is_said_to_first(pool):
   """Time to contact is that of the physics; nothing is touched on the way."""
   specs = [worlds.spec("hand", i, frames=32, width_px=16, height_px=16) for i in range(8)]
@@ -385,6 +389,7 @@ def test_cones_cover_and_carry_in_the_share_that_is_asked_for():
         assert (away > sizes[a] + sizes[b])[free & ~going].all()
 
 
+@pytest.mark.slow
 def test_what_is_covered_is_not_seen(pool):
   made = [worlds.spec("containers", i, frames=64, share=0.999, move_frames=(8, 12)) for i in (0, 1)]
   for clip, spec in zip(pool.films(made, worlds.whole), made):

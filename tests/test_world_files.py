@@ -127,6 +127,7 @@ def test_a_store_that_was_stopped_is_the_same_in_the_end(tmp_path):
 # DAVIS.
 
 
+@pytest.mark.slow
 def test_davis_folders_have_its_layout_and_exact_masks(tmp_path, pool):
   typed = small("davis", train=0, val=2)
   assert run(typed, tmp_path)
@@ -218,6 +219,7 @@ def test_what_is_carried_while_hidden_is_known_from_the_files(made):
   assert share == sum(carried) / 8 and 0 < sum(carried) < 8
 
 
+@pytest.mark.slow
 def test_videos_are_what_was_rendered(made, pool):
   typed = small("cater_small", train=5, val=3)
   (clip,) = pool.films([delivery.spec(typed.scene, typed.seed, 0)], worlds.whole)
@@ -294,13 +296,22 @@ def test_what_is_missing_and_what_contradicts_is_told(made, tmp_path):
 
 
 def test_a_video_that_was_cut_off_lacks_frames(made, tmp_path):
-  data = (made / "videos" / "CLEVR_new_000000.avi").read_bytes()
-  path = tmp_path / "cut.avi"
+  copy = _change(made, tmp_path, lambda scene: None)
+  path = copy / "videos" / "CLEVR_new_000000.avi"
+  data = path.read_bytes()
   path.write_bytes(data[: len(data) // 2])
   told = cater.missing_frames(str(path), 48)
   assert told and "48 frames, " not in told.split("and")[0]
+  # A listing leaves it out when it is asked to look into videos.
+  listing = cater.list_items(str(copy), "train", frames=True)
+  assert [(one.id, one.reason) for one in listing.missing] == [("CLEVR_new_000000", told)]
+  assert len(listing.items) == 4 and len(cater.list_items(str(copy), "train").items) == 5
+  # Scenes say how many frames there are; without them it is CATER's own number.
+  with pytest.raises(ValueError, match="and 301 are wanted"):
+    cater.list_items(str(copy), "train", fates=False, frames=True)
 
 
+@pytest.mark.slow
 def test_files_that_were_stopped_are_the_same_in_the_end(made, tmp_path):
   typed = small("cater_small", train=5, val=3)
   assert not run(typed, tmp_path, stop_at=3)

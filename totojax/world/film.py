@@ -11,6 +11,7 @@ Shapes: N frames, H and W pixels, T things.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,16 @@ def mujoco() -> Any:
   except (AttributeError, RuntimeError, OSError) as error:
     raise ImportError(f"MuJoCo finds no OpenGL to draw with ({error}); {INSTALL}") from error
   return package
+
+
+def compiled(mj: Any, scene: Scene) -> Any:
+  """A scene as MuJoCo's model."""
+  xml, pixels = mjcf.build(scene)
+  model = mj.MjModel.from_xml_string(xml)
+  for name, pixels_HW3 in pixels.items():
+    begin = model.texture(name).adr[0]
+    model.tex_data[begin : begin + pixels_HW3.size] = pixels_HW3.ravel()
+  return model
 
 
 class Studio:
@@ -101,7 +112,7 @@ class Studio:
     finally:
       lens.close()
     pos_NT3, quat_NT4 = (np.stack(x) for x in zip(*places))
-    if not np.isfinite(pos_NT3).all():
+    if not np.isfinite(pos_NT3).all() or stage.is_unstable():
       raise ValueError(f"physics of scene {spec.index} of {spec.kind} gave positions that are none")
     return Clip(
       scene,
@@ -121,8 +132,7 @@ class _Stage:
 
   def __init__(self, mj: Any, scene: Scene):
     self.mj, self.scene = mj, scene
-    xml, assets = mjcf.build(scene)
-    self.model = mj.MjModel.from_xml_string(xml, assets)
+    self.model = compiled(mj, scene)
     self.data = mj.MjData(self.model)
     names = [self.model.geom(g).name for g in range(self.model.ngeom)]
     self.number_G = np.array([int(name.split("#")[0]) for name in names], np.int64)
@@ -145,24 +155,25 @@ class _Stage:
 
   def advance(self, frame: int) -> set[tuple[int, int]]:
     """Goes on to a frame; pairs of things that touched since the one before."""
-    mj, pairs = self.mj, set[tuple[int, int]]()
+    mj = self.mj
     if frame == 0 or not self._free:
       self._drive(float(frame))
       self._reach(first=frame == 0)
       mj.mj_forward(self.model, self.data)
-      return self._touching()
+      return self._pairs([self._touching()])
+    touching = []
     for look in range(mjcf.LOOKS):
       if self._parts:
         self._drive(frame - 1 + (look + 1) / mjcf.LOOKS)
       self._hold(frame)
       mj.mj_step(self.model, self.data, nstep=mjcf.substeps(self.scene.spec.fps))
-      pairs |= self._touching()
+      touching.append(self._touching())
     self._reach(first=False)
     self._hold(frame)
     mj.mj_kinematics(self.model, self.data)  # positions are those of the state
     mj.mj_comPos(self.model, self.data)
     mj.mj_camlight(self.model, self.data)
-    return pairs
+    return self._pairs(touching)
 
   def _drive(self, time: float) -> None:
     """Driven things where they are at a time in frames."""
@@ -216,13 +227,19 @@ class _Stage:
   def _has_drawer(self, thing: str) -> bool:
     return self.scene.things[self.scene.number(thing) - 1].shape == "cabinet"
 
-  def _touching(self) -> set[tuple[int, int]]:
+  def _touching(self) -> np.ndarray:
+    """Pairs of geoms [P, 2]."""
+    if not self.data.ncon:
+      return np.empty((0, 2), np.int32)
     contact = self.data.contact
-    if not len(contact.dist):
-      return set()
-    pairs = self.number_G[contact.geom[contact.dist <= 0]]
-    pairs.sort(axis=1)
-    return {(a, b) for a, b in pairs.tolist() if a != b and a != mjcf.ROOM}
+    return contact.geom[contact.dist <= 0]
+
+  def _pairs(self, geoms: list[np.ndarray]) -> set[tuple[int, int]]:
+    """Of things, the smaller number first."""
+    numbers_P2 = self.number_G[np.concatenate(geoms)]
+    return {
+      (min(a, b), max(a, b)) for a, b in numbers_P2.tolist() if a != b and mjcf.ROOM not in (a, b)
+    }
 
   def _reach(self, *, first: bool) -> None:
     """Turns an arm's joints until its flange is where its gripper begins."""
@@ -259,6 +276,12 @@ class _Stage:
     data.qpos[qpos] = np.round(data.qpos[qpos], 6)
     data.qvel[dofs] = 0
 
+  def is_unstable(self) -> bool:
+    """Whether MuJoCo found no numbers and began anew, which it does without an error."""
+    kinds = self.mj.mjtWarning
+    bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)
+    return any(self.data.warning[int(kind)].number for kind in bad)
+
   def places(self) -> tuple[np.ndarray, np.ndarray]:
     """Positions [T, 3] and quaternions [T, 4] of all things."""
     return self.data.xpos[self.bodies].copy(), self.data.xquat[self.bodies].copy()
@@ -286,10 +309,27 @@ class _Lens:
     self._options.sitegroup[:] = 0
     self._camera.type, self._camera.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, 0
     self._forms = [shapes.form(thing.shape, thing.size) for thing in scene.things]
-    self._view = mj.MjrRect(0, 0, scene.spec.width_px, scene.spec.height_px)
+    width, height = scene.spec.width_px, scene.spec.height_px
+    self._view = mj.MjrRect(0, 0, width, height)
+    self._pixels = np.empty((height, width, 3), np.uint8)
+    self._near_far = np.empty((height, width), np.float32)
+    self._light = np.empty((height, width), np.float32)
+    self._lit = np.empty((height, width, 3), np.float32)
     self._turn_N33 = truth.rotations(scene.camera)
     self._numbers: np.ndarray | None = None
     self._ways: tuple[np.ndarray, np.ndarray] | None = None
+    self._dark: dict[int, tuple[Any, Any, Any]] = {}  # by body: place, window, light
+    self._smooth()
+
+  def _smooth(self) -> None:
+    """Textures are as large as what they are seen on: nothing is drawn of smaller ones."""
+    from OpenGL import GL  # MuJoCo brings it
+
+    kinds = GL.GL_TEXTURE_2D, GL.GL_TEXTURE_CUBE_MAP
+    types = self._context.textureType[: self._context.ntexture]
+    for kind, texture in zip(types.tolist(), self._context.texture.tolist()):
+      GL.glBindTexture(kinds[kind], texture)
+      GL.glTexParameteri(kinds[kind], GL.GL_TEXTURE_MIN_FILTER, GL.GL_LINEAR)
 
   def close(self) -> None:
     self._context.free()
@@ -303,21 +343,20 @@ class _Lens:
     mj.mjv_updateScene(
       stage.model, stage.data, self._options, None, self._camera, mj.mjtCatBit.mjCAT_ALL, drawn
     )
-    pixels, numbers = np.empty((*mask.shape, 3), np.uint8), np.empty((*mask.shape, 3), np.uint8)
-    near_far = np.empty(mask.shape, np.float32)
     mj.mjr_render(self._view, drawn, self._context)
-    mj.mjr_readPixels(pixels, None, self._view, self._context)
+    mj.mjr_readPixels(self._pixels, None, self._view, self._context)
+    rgb[:] = self._pixels[::-1]  # OpenGL's rows begin below
     flags = mj.mjtRndFlag
     drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 1
     mj.mjr_render(self._view, drawn, self._context)
-    mj.mjr_readPixels(numbers, near_far, self._view, self._context)
+    mj.mjr_readPixels(self._pixels, self._near_far, self._view, self._context)
     drawn.flags[flags.mjRND_SEGMENT] = drawn.flags[flags.mjRND_IDCOLOR] = 0
-    rgb[:] = pixels[::-1]
-    found = self._things(numbers)[::-1]
-    self._shade(frame, rgb, found == TABLE)
+    found = self._things(self._pixels[::-1])
+    self._shade(frame, rgb, found)
     mask[:] = np.maximum(found, TABLE)
-    near, far = camera.near, camera.far
-    depth[:] = (near / (1 - near_far * (1 - near / far)))[::-1]
+    self._near_far *= camera.near / camera.far - 1
+    self._near_far += 1
+    np.divide(camera.near, self._near_far[::-1], out=depth)
 
   def _things(self, colours: np.ndarray) -> np.ndarray:
     """Numbers of things, of the table and the room, by the colours that stand for geoms."""
@@ -328,30 +367,72 @@ class _Lens:
         if drawn.objtype == geom and drawn.segid >= 0:
           table[drawn.segid + 1] = self._stage.number_G[drawn.objid]
       self._numbers = table
+    if len(self._numbers) <= 256:
+      return self._numbers[colours[..., 0]]
     return self._numbers[colours[..., 0].astype(np.int32) + 256 * colours[..., 1].astype(np.int32)]
 
-  def _shade(self, frame: int, rgb: np.ndarray, is_table: np.ndarray) -> None:
+  def _shade(self, frame: int, rgb: np.ndarray, found: np.ndarray) -> None:
     """Darkens the table in rgb [H, W, 3] below what is above it, softly."""
-    if self._ways is None or self._scene.spec.camera != "still":
-      self._ways = truth.on_table(self._scene, frame)
-    x_HW, y_HW = self._ways
-    light = None
+    is_still = self._scene.spec.camera == "still"
+    if self._ways is None or not is_still:
+      self._ways = truth.on_table(self._scene, frame, self._turn_N33[frame])
+      self._dark.clear()
+    windows, light_HW = [], self._light
+    light_HW.fill(1)
     for thing, form, body in zip(self._scene.things, self._forms, self._stage.bodies):
-      x, y, z = self._stage.data.xpos[body].tolist()  # numpy's own would make float64 of it all
+      # What lies still trembles far below a tenth of a millimetre.
+      x, y, z = (round(value, 4) for value in self._stage.data.xpos[body].tolist())
       gap = max(z - form.bottom, 0.0) / thing.size
       strength = _DARKEST / (1 + 2.5 * gap)
       # A driven hand is no thing that lies about.
       if z < 0 or strength < 0.03 or thing.motion == DRIVEN and gap * thing.size > form.top:
         continue
-      reach = (1.5 * form.radius * (1 + 0.25 * gap)) ** 2
-      away_HW = (x_HW - x) ** 2
-      away_HW += (y_HW - y) ** 2
-      away_HW *= -1 / reach
-      away_HW += 1
-      np.maximum(away_HW, 0, out=away_HW)
-      away_HW *= -strength
-      away_HW += 1
-      light = away_HW if light is None else np.multiply(light, away_HW, out=light)
-    if light is not None:
-      light[~is_table] = 1
-      np.multiply(rgb, light[..., None], out=rgb, casting="unsafe")
+      place, window, away = self._dark.get(body, (None, None, None))
+      if place != (x, y, z):
+        radius = 1.5 * form.radius * (1 + 0.25 * gap)
+        window = self._window(frame, x, y, radius)
+        away = self._darkened(window, x, y, radius, strength)
+        self._dark[body] = (x, y, z), window, away
+      light_HW[window] *= away
+      windows.append(window)
+    if not windows:
+      return
+    every = tuple(
+      slice(min(w[i].start for w in windows), max(w[i].stop for w in windows)) for i in range(2)
+    )
+    np.copyto(light_HW, 1, where=found != TABLE)
+    lit = self._lit[every]
+    lit[:] = light_HW[every][..., None]
+    lit *= rgb[every]
+    rgb[every] = lit
+
+  def _darkened(
+    self, window: tuple[slice, slice], x: float, y: float, radius: float, strength: float
+  ) -> np.ndarray:
+    """Shares of light that one thing leaves to the table in a window."""
+    assert self._ways is not None
+    x_HW, y_HW = self._ways
+    away_HW = (x_HW[window] - x) ** 2
+    away_HW += (y_HW[window] - y) ** 2
+    away_HW *= -1 / radius**2
+    away_HW += 1
+    np.maximum(away_HW, 0, out=away_HW)
+    away_HW *= -strength
+    away_HW += 1
+    return away_HW
+
+  def _window(self, frame: int, x: float, y: float, radius: float) -> tuple[slice, slice]:
+    """Rows and columns about what is seen of a round on the table, or of a ball there."""
+    camera, spec = self._scene.camera, self._scene.spec
+    ray = self._turn_N33[frame].T @ ([x, y, 0.0] - camera.eye_N3[frame])
+    right, up, depth = ray[0], ray[1], -ray[2]
+    if depth - radius < camera.near:
+      return slice(0, spec.height_px), slice(0, spec.width_px)
+    scale = spec.height_px / 2 / math.tan(math.radians(camera.fovy_deg) / 2)
+    ends = []
+    for side, tangent in ((spec.height_px, -up / depth), (spec.width_px, right / depth)):
+      middle = side / 2 + scale * tangent
+      reach = scale * radius * math.hypot(1, tangent) / (depth - radius)
+      low, high = (int(min(max(middle + sign * reach, 0), side)) for sign in (-1, 1))
+      ends.append(slice(low, min(high + 1, side)))
+    return ends[0], ends[1]

@@ -1,15 +1,14 @@
-"""A scene as MuJoCo's XML, with its textures as files in memory.
+"""A scene as MuJoCo's XML, with the pixels of its textures.
 
 Bodies are called as their things, and their parts THING/PART; a geom's name is
 NUMBER#COUNT, by which its pixels and contacts are known.
 """
 
-from collections.abc import Iterable, Sequence
-import io
+from collections.abc import Iterable, Mapping, Sequence
+import functools
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
 from totojax.world import arms, shapes, textures
 from totojax.world.scene import DRIVEN, FIXED, FREE, Look, Scene, TABLE, Thing
@@ -19,11 +18,12 @@ _LONGEST_S = 1 / 120  # step of physics
 FLOOR = -0.75  # of the room: share of the table's longer half
 _THICK = 0.05
 ROOM = -1  # number of floor and walls
+_FINE_PX = 192  # height of frames from which on things have textures in full
 DRAWER = "drawer"
 
 
-def build(scene: Scene) -> tuple[str, dict[str, bytes]]:
-  """(XML, the files that it names)."""
+def build(scene: Scene) -> tuple[str, dict[str, np.ndarray]]:
+  """(XML, what goes into its textures by their names: uint8 [height, width, 3])."""
   return _Writer(scene).write()
 
 
@@ -37,17 +37,21 @@ def joint(body: str) -> str:
   return f"{body}/joint"
 
 
+Text = tuple[str, str]  # of a mesh: its points and faces
+
+
 class _Writer:
   """Builds one document."""
 
   def __init__(self, scene: Scene):
-    self._scene, self.assets = scene, dict[str, bytes]()
+    self._scene, self._pixels = scene, dict[str, np.ndarray]()
     self._root = ElementTree.Element("mujoco")
     self._asset = ElementTree.Element("asset")
     self._world = ElementTree.Element("worldbody")
     self._geoms = 0
+    self._corners = int(np.clip(scene.spec.height_px / 10, 12, 64))  # of what is round, as seen
 
-  def write(self) -> tuple[str, dict[str, bytes]]:
+  def write(self) -> tuple[str, dict[str, np.ndarray]]:
     scene = self._scene
     self._settings()
     self._root.extend([self._asset, self._world])
@@ -56,7 +60,7 @@ class _Writer:
       self._thing(number, thing)
     if scene.arm:
       self._arm(scene.number(scene.arm))
-    return ElementTree.tostring(self._root, encoding="unicode"), self.assets
+    return ElementTree.tostring(self._root, encoding="unicode"), self._pixels
 
   def _settings(self) -> None:
     scene, spec, add = self._scene, self._scene.spec, _put
@@ -71,8 +75,7 @@ class _Writer:
     add(self._root, "statistic", extent="1", center="0 0 0", meansize="0.1")
     visual = add(self._root, "visual")
     add(visual, "global", offwidth=str(spec.width_px), offheight=str(spec.height_px))
-    slices = int(np.clip(spec.height_px / 8, 12, 64))  # of what is round, as it is seen
-    round_ = {"numslices": str(slices), "numstacks": str(slices * 3 // 4)}
+    round_ = {"numslices": str(self._corners), "numstacks": str(self._corners * 3 // 4)}
     add(visual, "quality", shadowsize="0", offsamples="0", **round_)
     add(visual, "map", znear=_text(scene.camera.near), zfar=_text(scene.camera.far))
     add(visual, "headlight", ambient="0.34 0.34 0.36", diffuse="0.2 0.2 0.2", specular="0 0 0")
@@ -103,7 +106,8 @@ class _Writer:
     faces = [face for a, b, c, d in corners for face in ((a, c, b), (a, d, c))]
     mesh = shapes.Mesh(points_P3, np.array(faces))
     room = self._material("room", scene.room)
-    self._geom(self._world, ROOM, shapes.Geom("mesh", mesh=mesh), room, solid=False)
+    walls = shapes.Geom("mesh", mesh=mesh)
+    self._geom(self._world, ROOM, walls, room, solid=False, mesh=_written(mesh))
     floor = {"type": "plane", "size": "1 1 1", "pos": _text(0, 0, low), "group": "3"}
     self._add(self._world, ROOM, **floor, rgba="0 0 0 0")
 
@@ -124,11 +128,24 @@ class _Writer:
         _put(bodies[part], "freejoint", name=joint(name))
       if is_drawer:
         _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
-    for geom in form.geoms:
-      material = second if geom.is_second else own
-      solid = not thing.is_seen_through
-      moves = thing.motion != FIXED or geom.part == DRAWER
-      self._geom(bodies[geom.part], number, geom, material, solid=solid, moves=moves)
+    texts = _texts(thing.shape)
+    skins = _skins(thing.shape, self._corners)
+    settings = dict(number=number, solid=not thing.is_seen_through, scale=thing.size)
+    for geom, text in zip(form.geoms, texts):
+      self._geom(
+        bodies[geom.part],
+        geom=geom,
+        material=second if geom.is_second else own,
+        moves=thing.motion != FIXED or geom.part == DRAWER,
+        is_drawn=(geom.part, geom.is_second) not in skins,
+        mesh=text,
+        **settings,
+      )
+    for (part, is_second), text in skins.items():
+      name = self._mesh(text, thing.size, solid=False)
+      untouched = {"contype": "0", "conaffinity": "0", "mass": "0"}
+      material = second if is_second else own
+      self._add(bodies[part], number, type="mesh", mesh=name, material=material, **untouched)
     if DRAWER in bodies:  # it never touches the cabinet that it is in
       contact = _put(self._root, "contact")
       _put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
@@ -186,23 +203,17 @@ class _Writer:
     *,
     solid: bool = True,
     moves: bool = False,
+    is_drawn: bool = True,
+    mesh: Text | None = None,
+    scale: float = 1.0,
   ) -> None:
-    """A geom of a thing, of the table or of the room."""
+    """A geom of a thing, of the table or of the room; its mesh is scaled."""
     more = {"size": _text(*geom.size)} if geom.size else {}
-    if geom.mesh is not None:
-      name = f"mesh{self._geoms}"
-      points, faces = geom.mesh.points_P3, geom.mesh.faces_F3
-      _put(
-        self._asset,
-        "mesh",
-        name=name,
-        vertex=_text(*points.ravel()),
-        inertia="convex",
-        face=" ".join(map(str, faces.ravel())),
-      )
-      more = {"mesh": name}
+    if mesh is not None:
+      more = {"mesh": self._mesh(mesh, scale, solid=True)}
     more |= {} if solid else {"contype": "0", "conaffinity": "0"}
     more |= {"density": "400"} if moves else {}
+    more |= {} if is_drawn else {"group": "3"}
     friction = _text(self._scene.friction, 0.005, 0.0001)
     self._add(
       body,
@@ -215,6 +226,14 @@ class _Writer:
       **more,
     )
 
+  def _mesh(self, text: Text, scale: float, *, solid: bool) -> str:
+    """A mesh among the assets; its name."""
+    name, (vertex, face) = f"mesh{self._geoms}", text
+    inertia = "convex" if solid else "shell"
+    own = {"name": name, "scale": _text(scale, scale, scale), "inertia": inertia}
+    _put(self._asset, "mesh", vertex=vertex, face=face, **own)
+    return name
+
   def _add(self, body: ElementTree.Element, number: int, **attributes: str) -> None:
     _put(body, "geom", name=f"{number}#{self._geoms}", **attributes)
     self._geoms += 1
@@ -223,13 +242,15 @@ class _Writer:
     """A material with the look's texture; its name."""
     if look.texture == "plain" and repeat == 1:
       return self._plain(name, look.rgb, look.shine)
-    buffer = io.BytesIO()
-    Image.fromarray(textures.pixels(look)).save(buffer, format="png", compress_level=0)
-    file = f"{len(self.assets)}.png"
-    self.assets[file] = buffer.getvalue()
-    # A cube of six faces fits what has no coordinates of its own, meshes.
-    kind = "2d" if repeat > 1 else "cube"
-    _put(self._asset, "texture", name=name, type=kind, file=file)
+    # A cube of six faces fits what has no coordinates of its own, meshes. Things
+    # are small: what would shrink in the frame anyhow is shrunk here.
+    is_flat = repeat > 1
+    is_fine = is_flat or self._scene.spec.height_px >= _FINE_PX
+    pixels_SS3 = textures.pixels(look, 1 if is_fine else 2)
+    side = str(len(pixels_SS3))
+    kind = {"type": "2d" if is_flat else "cube", "width": side, "height": side}
+    _put(self._asset, "texture", name=name, builtin="flat", **kind)
+    self._pixels[name] = pixels_SS3 if is_flat else np.tile(pixels_SS3, (6, 1, 1))
     _put(
       self._asset,
       "material",
@@ -253,6 +274,33 @@ class _Writer:
       reflectance="0",
     )
     return name
+
+
+def _written(mesh: shapes.Mesh) -> Text:
+  points, faces = mesh.points_P3.ravel().tolist(), mesh.faces_F3.ravel().tolist()
+  return " ".join(map("{:.9g}".format, points)), " ".join(map(str, faces))
+
+
+@functools.cache
+def _texts(shape: str) -> tuple[Text | None, ...]:
+  """The meshes of a shape's geoms at size 1."""
+  geoms = shapes.form(shape, 1.0).geoms
+  return tuple(None if geom.mesh is None else _written(geom.mesh) for geom in geoms)
+
+
+@functools.cache
+def _skins(shape: str, corners: int) -> Mapping[tuple[str, bool], Text]:
+  """What is drawn in place of several geoms that move together and have one colour.
+
+  At size 1, by (part, whether it has the second colour): OpenGL takes most of its
+  time for each thing that is drawn, whatever it is.
+  """
+  groups: dict[tuple[str, bool], list[shapes.Mesh]] = {}
+  for geom in shapes.form(shape, 1.0).geoms:
+    groups.setdefault((geom.part, geom.is_second), []).append(shapes.skin(geom, corners))
+  return {
+    key: _written(shapes.together(meshes)) for key, meshes in groups.items() if len(meshes) > 1
+  }
 
 
 def base(scene: Scene) -> dict[str, str]:

@@ -48,14 +48,21 @@ class Form:
   half_width: float  # along x, where a hand takes it
 
 
-def revolved(profile: Sequence[tuple[float, float]], corners: int = _ROUND) -> Mesh:
-  """A profile of (radius, z), from the bottom up, turned about z."""
+def revolved(
+  profile: Sequence[tuple[float, float]],
+  corners: int = _ROUND,
+  poles: tuple[float, float] | None = None,
+) -> Mesh:
+  """A profile of (radius, z), from the bottom up, turned about z.
+
+  It ends in points on the axis: at z of `poles`, flat by default.
+  """
   angle_C = 2 * np.pi * np.arange(corners) / corners
   rings = [
     np.stack([r * np.cos(angle_C), r * np.sin(angle_C), np.full(corners, z)], -1)
     for r, z in profile
   ]
-  ends = [(0.0, 0.0, profile[0][1]), (0.0, 0.0, profile[-1][1])]
+  ends = [(0.0, 0.0, z) for z in poles or (profile[0][1], profile[-1][1])]
   points_P3 = np.concatenate([*rings, ends])
   first, last = len(points_P3) - 2, len(points_P3) - 1
   faces = []
@@ -84,6 +91,60 @@ def torus(major: float, minor: float, turn: np.ndarray) -> Mesh:
       c, d = ((i + 1) % around * across + (j + 1) % across, i * across + (j + 1) % across)
       faces += [(a, b, c), (a, c, d)]
   return Mesh(points_P3 @ turn.T, np.array(faces))
+
+
+def skin(geom: Geom, corners: int) -> Mesh:
+  """What a geom looks like, in its body's frame; what is round has so many corners."""
+  points_P3, faces_F3 = _own_skin(geom, corners)
+  w, x, y, z = geom.quat
+  axis, about_P3 = np.array([x, y, z]), 2 * np.cross([x, y, z], points_P3)
+  return Mesh(points_P3 + w * about_P3 + np.cross(axis, about_P3) + geom.pos, faces_F3)
+
+
+def _own_skin(geom: Geom, corners: int) -> tuple[np.ndarray, np.ndarray]:
+  """Points [P, 3] and faces [F, 3] in the geom's own frame; edges are sharp."""
+  if geom.mesh is not None:
+    return geom.mesh.points_P3, geom.mesh.faces_F3
+  if geom.type == "box":
+    return _BOX.points_P3 * geom.size, _BOX.faces_F3
+  if geom.type == "cylinder":
+    radius, half = geom.size
+    angle_C = 2 * np.pi * np.arange(corners) / corners
+    ring_C3 = np.stack([np.cos(angle_C) * radius, np.sin(angle_C) * radius, 0 * angle_C + half], -1)
+    low_C3 = ring_C3 * (1, 1, -1)
+    c = np.arange(corners)
+    after = (c + 1) % corners
+    side = [(c, after, after + corners), (c, after + corners, c + corners)]
+    fan = np.arange(1, corners - 1)
+    ends = [(0 * fan + 2 * corners, fan + 1 + 2 * corners, fan + 2 * corners)]
+    ends += [(0 * fan + 3 * corners, fan + 3 * corners, fan + 1 + 3 * corners)]
+    points_P3 = np.concatenate([low_C3, ring_C3, low_C3, ring_C3])
+    return points_P3, np.concatenate([np.stack(face, -1) for face in (*side, *ends)])
+  radius, half = (geom.size[0], geom.size[1]) if geom.type == "capsule" else (1.0, 0.0)
+  rises = np.pi / 2 * np.arange(max(corners // 4, 2)) / max(corners // 4, 2)
+  upper = [(radius * np.cos(rise), half + radius * np.sin(rise)) for rise in rises]
+  lower = [(r, -z) for r, z in upper[::-1]]
+  profile = [*lower[: None if half else -1], *upper]
+  round_ = revolved(profile, corners, (-half - radius, half + radius))
+  scale = {"sphere": geom.size[:1], "ellipsoid": geom.size}.get(geom.type, (1.0,))
+  return round_.points_P3 * scale, round_.faces_F3
+
+
+def _box() -> Mesh:
+  """From -1 to 1, each face with points of its own."""
+  u, v = np.array([-1.0, 1, 1, -1]), np.array([-1.0, -1, 1, 1])
+  points = [
+    np.roll(np.stack([np.full(4, side), side * u, v], -1), axis, 1)
+    for axis in range(3)
+    for side in (-1.0, 1.0)
+  ]
+  faces = [
+    (4 * n + a, 4 * n + b, 4 * n + c) for n in range(6) for a, b, c in ((0, 1, 2), (0, 2, 3))
+  ]
+  return Mesh(np.concatenate(points), np.array(faces))
+
+
+_BOX = _box()
 
 
 def together(meshes: Sequence[Mesh]) -> Mesh:

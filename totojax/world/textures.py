@@ -3,6 +3,8 @@
 Shapes: S pixels of a side.
 """
 
+import functools
+
 import numpy as np
 
 from totojax.world.scene import Look
@@ -11,8 +13,12 @@ SIDE_PX = 48
 TEXTURES = ("plain", "checker", "stripes", "dots", "noise", "wood", "patches", "rings")
 
 
-def pixels(look: Look) -> np.ndarray:
+def pixels(look: Look, shrunk: int = 1) -> np.ndarray:
   """uint8 [S, S, 3]: a look's two colours, mixed as its texture has it.
+
+  Args:
+    look: of a surface.
+    shrunk: pixels of a side that become one, their mean.
 
   Raises:
     ValueError: there is no such texture.
@@ -21,14 +27,24 @@ def pixels(look: Look) -> np.ndarray:
     raise ValueError(f"texture {look.texture!r} is unknown; use one of {', '.join(TEXTURES)}")
   rng = np.random.default_rng([look.seed, TEXTURES.index(look.texture)])
   share_SS = _share(look.texture, rng)[..., None]
+  if shrunk > 1:
+    side = SIDE_PX // shrunk
+    share_SS = share_SS.reshape(side, shrunk, side, shrunk, 1).mean((1, 3))
   colour_SS3 = share_SS * np.array(look.rgb2) + (1 - share_SS) * np.array(look.rgb)
-  grain_SS1 = rng.normal(0, 0.015, (SIDE_PX, SIDE_PX, 1))  # nothing is quite even
+  grain_SS1 = rng.normal(0, 0.015, share_SS.shape)  # nothing is quite even
   return np.clip(np.rint(255 * (colour_SS3 + grain_SS1)), 0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+  """y and x [S, S], 0 to 1."""
+  y_SS, x_SS = np.mgrid[:SIDE_PX, :SIDE_PX] / SIDE_PX
+  return y_SS, x_SS
 
 
 def _share(texture: str, rng: np.random.Generator) -> np.ndarray:
   """[S, S]: how much of the second colour, 0 to 1."""
-  y_SS, x_SS = np.mgrid[:SIDE_PX, :SIDE_PX] / SIDE_PX
+  y_SS, x_SS = _grid()
   cells = int(rng.integers(2, 6))
   if texture == "checker":
     return ((x_SS * cells).astype(int) + (y_SS * cells).astype(int)) % 2.0
@@ -44,10 +60,10 @@ def _share(texture: str, rng: np.random.Generator) -> np.ndarray:
   if texture == "wood":
     return 0.5 + 0.5 * np.sin(2 * np.pi * (cells * 1.5 * x_SS + 1.2 * _smooth(rng, 3)))
   if texture == "patches":
-    seeds_C2 = rng.uniform(size=(14, 2))
-    away_CSS2 = np.abs(np.stack([x_SS, y_SS], -1) - seeds_C2[:, None, None])
-    away_CSS2 = np.minimum(away_CSS2, 1 - away_CSS2)
-    return rng.uniform(size=14)[np.argmin((away_CSS2**2).sum(-1), 0)]
+    away_2CS = np.abs(x_SS[0] - rng.uniform(size=(14, 2)).T[..., None])
+    across_CS, down_CS = np.minimum(away_2CS, 1 - away_2CS) ** 2
+    nearest_SS = np.argmin(across_CS[:, None] + down_CS[..., None], 0)
+    return rng.uniform(size=14)[nearest_SS]
   if texture == "rings":
     return 0.5 + 0.5 * np.sin(2 * np.pi * cells * 1.5 * np.hypot(x_SS - 0.5, y_SS - 0.5))
   return np.zeros((SIDE_PX, SIDE_PX))

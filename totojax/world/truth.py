@@ -54,18 +54,25 @@ def project(scene: Scene, points_NP3: np.ndarray) -> np.ndarray:
   return np.stack([x_NP, y_NP, depth_NP], -1)
 
 
-def on_table(scene: Scene, frame: int) -> tuple[np.ndarray, np.ndarray]:
-  """float32 x and y [H, W] of where each pixel looks at the table's plane."""
+def on_table(scene: Scene, frame: int, turn_33: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """float32 x and y [H, W] of where each pixel looks at the table's plane.
+
+  turn_33 is the camera's of this frame, as `rotations` has it.
+  """
   spec, camera = scene.spec, scene.camera
   scale = float(spec.height_px / 2 / np.tan(np.deg2rad(camera.fovy_deg) / 2))
-  right, up, back = rotations(camera)[frame].T.tolist()
+  right, up, back = turn_33.T.tolist()
   x_1W = ((np.arange(spec.width_px, dtype=np.float32) + 0.5) - spec.width_px / 2)[None] / scale
   y_H1 = (spec.height_px / 2 - (np.arange(spec.height_px, dtype=np.float32) + 0.5))[:, None] / scale
-  way_3HW = [x_1W * right[i] + y_H1 * up[i] - back[i] for i in range(3)]
+  ways = ((x_1W * right[i] - back[i], y_H1 * up[i]) for i in range(3))
+  x_HW, y_HW, far_HW = (across_1W + down_H1 for across_1W, down_H1 in ways)
   eye = camera.eye_N3[frame].tolist()
-  down_HW = np.minimum(way_3HW[2], -1e-3)  # what looks up sees no table
-  far_HW = -eye[2] / down_HW
-  return eye[0] + far_HW * way_3HW[0], eye[1] + far_HW * way_3HW[1]
+  np.minimum(far_HW, -1e-3, out=far_HW)  # what looks up sees no table
+  np.divide(-eye[2], far_HW, out=far_HW)
+  for way_HW, begin in ((x_HW, eye[0]), (y_HW, eye[1])):
+    way_HW *= far_HW
+    way_HW += begin
+  return x_HW, y_HW
 
 
 def boxes(masks_NHW: np.ndarray, things: int) -> np.ndarray:

@@ -141,7 +141,9 @@ def _is_movement(row: list[Any], frames: int) -> bool:
   return all(type(n) is int and 0 <= n < frames for n in row[2:]) and row[2] <= row[3]
 
 
-def list_items(root: str, split: str, *, side: int = SIDE, fates: bool = True) -> items.Listing:
+def list_items(
+  root: str, split: str, *, side: int = SIDE, fates: bool = True, frames: bool = False
+) -> items.Listing:
   """The clips of a split with their cells; what is missing or wrong is in `missing`.
 
   Args:
@@ -151,6 +153,9 @@ def list_items(root: str, split: str, *, side: int = SIDE, fates: bool = True) -
     side: cells of a row: 4, 6 or 8, each with its own lists.
     fates: whether the scenes are read where there are any, and lists compared
       with them.
+    frames: whether the packets of every video are read, which takes as long as
+      its file; left out are those with other frames than their scene, or than
+      CATER's 301 where no scene is read.
 
   Raises:
     ValueError: no such list, a line that is none, or a class that is another
@@ -185,29 +190,33 @@ def list_items(root: str, split: str, *, side: int = SIDE, fates: bool = True) -
       raise ValueError(f"{at}: {name} has class {label}, and {labels[name]} before")
     if name not in entries:
       scene = reading.join(scenes, f"{name}.json") if with_scenes else ""
-      entries[name] = _entry(name, label, videos.get(name), scene, side, at)
+      entries[name] = _entry(name, label, videos.get(name), scene, side, frames, at)
   classes = [f"row {c // side}, column {c % side}" for c in range(side * side)]
   return items.listing("video", entries.values(), classes=classes, where=path)
 
 
 def _entry(
-  name: str, label: int, video: str | None, scene: str, side: int, where: str
+  name: str, label: int, video: str | None, scene: str, side: int, frames: bool, where: str
 ) -> items.Entry:
   """A line of a list; ValueError where the scene says another class."""
-  id_ = items.name(name)
+  id_, wanted = items.name(name), FRAMES
   if video is None:
     return items.Skipped(id_, "there is no such video")
   if scene:
     if not reading.exists(scene):
       return items.Skipped(id_, f"{scene} does not exist")
     try:
-      found = cell(*read_fate(scene).last, side)
+      fate = read_fate(scene)
+      found, wanted = cell(*fate.last, side), len(fate.places)
     except ValueError as error:
       return items.Skipped(id_, outside.shown(error))
     if found != label:
       raise ValueError(
         f"{where}: class {label}, and {scene} says {found}; one of them is not CATER's"
       )
+  lacking = missing_frames(video, wanted) if frames else ""
+  if lacking:
+    return items.Skipped(id_, lacking)
   return items.Item(id_, video, label=label)
 
 

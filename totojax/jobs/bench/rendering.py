@@ -27,8 +27,7 @@ def as_by_default(clip: "film.Clip") -> tuple[int, float]:
   from totojax.world import film, mjcf
 
   mj, spec = film.mujoco(), clip.scene.spec
-  xml, assets = mjcf.build(clip.scene)
-  model = mj.MjModel.from_xml_string(xml, assets)
+  model = film.compiled(mj, clip.scene)
   model.vis.quality.shadowsize, model.vis.quality.offsamples = 4096, 4
   model.light_castshadow[:] = 1
   data = mj.MjData(model)
