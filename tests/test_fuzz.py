@@ -42,6 +42,7 @@ import pytest
 import safetensors.numpy
 import token_sets
 import torch_bytes
+import tracked
 
 from totojax import plugins, sharding
 from totojax.config import arguments, recipes, roots
@@ -66,6 +67,7 @@ from totojax.data.sources import (
   ssv2,
   tars,
   tfds_source,
+  tracks,
   ucf101,
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
@@ -77,7 +79,7 @@ from totojax.rundir import directory, files, lock, metrics
 from totojax.storage import outside
 from totojax.tokenizers import causal_modules, vqgan_modules, weights
 from totojax.tokenizers.released import official, pickles
-from totojax.trained import backbone
+from totojax.trained import backbone, grids
 
 fuzzing._CTX.set_forkserver_preload(["test_fuzz"])
 
@@ -962,6 +964,85 @@ def tfds_shows(path, value, sound):
   return "refused" if value["missing"] else "legal"
 
 
+# Annotated videos that are tracked through, and maps of their frames.
+
+
+def make_tracks(name):
+  return lambda path: getattr(tracked, name)(path)
+
+
+def read_tracks(name):
+  """Name -> its frames and annotations, in order."""
+  truths = {
+    "davis": lambda one: tracks.objects(one, year=2017),
+    "jhmdb": tracks.joints,
+    "vip": tracks.classes,
+  }
+
+  def read(path):
+    found = tracks.listed(name, str(path), split="1" if name == "jhmdb" else "val")
+    return [
+      [one.name, [os.path.relpath(f, path) for f in one.frames], plain(truths[name](one))]
+      for one in found
+    ]
+
+  return read
+
+
+def tracks_show(path, value, sound):
+  """Some sequences as they were: all that the list names, in its order.
+
+  PNGs and compressed .mat have checksums, so there are no other annotations.
+  """
+  (file,) = (*path.glob("*/*.txt"), *path.glob("*/*/*.txt"))
+  named = []
+  for line in _lines(file):
+    if line.endswith(".avi 1"):  # JHMDB's for training
+      continue
+    name = line.split()[0]
+    name = name.split("/")[-2] if name.startswith("/") else name
+    named.append(f"walk/{name[:-4]}" if name.endswith(".avi") else name)
+  named = list(dict.fromkeys(named))
+  if [name for name, *_ in value] != named:
+    return f"{[name for name, *_ in value]}, and the list names {named}"
+  return "legal" if all(one in sound for one in value) else "other annotations"
+
+
+MAPS = {
+  "layer_0": np.arange(48, dtype=np.float32).reshape(3, 2, 2, 4),
+  "layer_5": np.arange(36, dtype=np.float32).reshape(3, 2, 2, 3) / 7,
+}
+
+
+def make_maps(ending):
+  def make(path):
+    (path / "a").mkdir()
+    file = path / "a" / f"b.{ending}"
+    if ending == "npz":
+      np.savez_compressed(file, **MAPS)
+    else:
+      safetensors.numpy.save_file(MAPS, file)
+
+  return make
+
+
+def read_maps(path):
+  of = grids.on_disk(str(path))
+  frames = (np.zeros((4, 4, 3), np.uint8) for _ in range(3))
+  return [list(of.layers), plain([*of.of("a/b", frames)])]
+
+
+def maps_show(path, value, sound):
+  """numpy and safetensors read the same layers, for as many frames."""
+  (file,) = (path / "a").glob("b.*")
+  tensors = dict(np.load(file)) if file.suffix == ".npz" else safetensors.numpy.load_file(file)
+  layers = sorted(int(name[6:]) for name in tensors if name.startswith("layer_"))
+  whole = [tensors[f"layer_{n}"].astype(np.float32) for n in layers]
+  wanted = [layers, plain([[x[t] for x in whole] for t in range(3)])]
+  same = wanted == value and {len(x) for x in whole} == {3}
+  return "legal" if same else f"not the file's: {wanted}"
+
+
 # What users write, and what runs leave.
 
 
@@ -1191,6 +1272,16 @@ READERS: dict[str, Reader] = {
   "videos": Reader(make_videos, pixels_of("a.mp4", "b.avi", spec=CLIP), legal=other_pixels),
   "uploads": Reader(make_videos, read_uploads, legal=upload_shows),
   "tfds": Reader(make_tfds, read_tfds, legal=tfds_shows),
+  **{
+    f"tracks_{name}": Reader(make_tracks(name), read_tracks(name), patterns, tracks_show)
+    for name, patterns in (
+      ("davis", ("ImageSets/2017/*.txt", "Annotations/480p/*/*.png")),
+      ("jhmdb", ("splits/*.txt", "joint_positions/*/*/*.mat")),
+      ("vip", ("lists/*.txt", "Annotations/Category_ids/*/*.png")),
+    )
+  },
+  "maps_npz": Reader(make_maps("npz"), read_maps, legal=maps_show),
+  "maps_safetensors": Reader(make_maps("safetensors"), read_maps, legal=maps_show),
   "plugin": Reader(make_plugin, read_plugin, ("mine.py",), of_the_user),
   "config": Reader(make_config, read_config, ("c.py",), of_the_user),
   "run_files": Reader(make_run_files, read_run_files, legal=run_files_show),

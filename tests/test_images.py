@@ -73,6 +73,22 @@ def test_grey_one_bit_and_palette():
   assert len(np.unique(got.reshape(-1, 3), axis=0)) == 4
 
 
+def test_a_bit_of_a_png_s_pixels_that_changed_is_seen():
+  """Pillow alone compares no checksum of pixels."""
+  sound = encode(PHOTO.repeat(8, 0).repeat(9, 1))
+  start, believed = sound.index(b"IDAT") + 4, 0
+  for at in range(start, len(sound) - 20):
+    data = bytearray(sound)
+    data[at] ^= 1
+    with pytest.raises(images.Unreadable, match="damaged PNG: chunk b'IDAT'"):
+      read(bytes(data))
+    try:
+      believed += (np.asarray(Image.open(io.BytesIO(data))) != read(sound)).any()
+    except (OSError, SyntaxError, ValueError):
+      pass
+  assert believed  # control
+
+
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_not_clipped(fmt):
   deep = np.array([[0, 128, 129, 257, 32768, 65406, 65535]] * 2, np.uint16)

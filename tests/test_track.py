@@ -138,6 +138,46 @@ def test_results_are_those_of_the_masks_that_it_leaves(davis):
   assert (out / "overlays" / "000.webp").exists() and (out / "layer_curve.png").exists()
 
 
+def test_drawing_reads_each_frame_once_and_goes_on(tmp_path, monkeypatch):
+  tracked.davis(tmp_path / "data")
+  c = config("davis", tmp_path / "data", baselines=("copy",))
+  c["output"] |= {"codec": "h264", "sequences": 2, "frames": 3, "width_px": 32, "masks": False}
+  out, read, again = tmp_path / "out", [], tracks.frame
+  strips = lambda: sorted(path.name for path in (out / "overlays").glob("*.webp"))  # noqa: E731
+  # Left when the first sequence is drawn, which is not drawn again.
+  assert not run(c, out, lambda done: strips() == ["000.webp"])
+  assert strips() == ["000.webp"] and not (out / "metrics.json").exists()
+  stamps = [(out / "overlays" / f"000.{e}").stat().st_mtime_ns for e in ("webp", "mp4")]
+  monkeypatch.setattr(tracks, "frame", lambda path: read.append(path) or again(path))
+  assert run(c, out)
+  assert stamps == [(out / "overlays" / f"000.{e}").stat().st_mtime_ns for e in ("webp", "mp4")]
+  # Of the first frames sizes are asked: of both when annotations are checked, and when drawn.
+  later = [path for path in read if not path.endswith("00000.jpg")]
+  assert len(later) == len({*later}) == tracked.FRAMES - 1 and "two" in later[0]
+  drawn = json.loads((out / "metrics.json").read_text())["drawn"]
+  assert [(one["sequence"], one["mp4"]) for one in drawn] == [
+    ("one", "overlays/000.mp4"), ("two", "overlays/001.mp4")
+  ]  # fmt: skip
+  with Image.open(out / "overlays" / "001.webp") as image:
+    assert image.size == (3 * 32 + 2 * 4, 2 * 24 + 4)
+    strip = np.asarray(image.convert("RGB")).astype(int)
+  frames = video_frames(out / "overlays" / "001.mp4")
+  assert frames.shape == (tracked.FRAMES, 48, 2 * 64 + 4, 3)
+  # The annotated object is where its mask is: of both in its colour, mixed with the frame's.
+  labels = tracked.discs(1)[4, 2::4, 2::4]
+  for tile, factor in ((strip[:24, 72:104], 1), (frames[4, :, :64], 2)):
+    tile = tile.reshape(24, factor, 32, factor, 3).mean((1, 3))
+    red, green = (tile[labels == n].mean(0) for n in (1, 2))
+    assert red[0] > red[1] + 30 and green[1] > green[0] + 30
+
+
+def video_frames(path):
+  import av
+
+  with av.open(str(path)) as container:
+    return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
 def test_a_run_knows_its_annotations(davis, tmp_path):
   data, out, truth, c = davis
   mask = data / "Annotations/480p/two/00002.png"

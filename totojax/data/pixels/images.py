@@ -25,6 +25,7 @@ Shapes: K crops, R pixels of a side, H and W of the image.
 
 import functools
 import io
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -40,6 +41,7 @@ MODES = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbC
 MOST_PIXELS = 89_000_000  # a small file can claim more, to fill memory
 MOST_ASPECT = 64  # sides; resizing the short one enlarges the long one with it
 BACKGROUND = (255, 255, 255)
+_PNG = b"\x89PNG\r\n\x1a\n"
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,6 +100,7 @@ def read(data: bytes, *, animated: str) -> np.ndarray:
   """
   if not data:
     raise Unreadable("the file is empty (0 bytes)")
+  check_png(data)
   try:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
       return _pixels(image, animated)
@@ -110,6 +113,21 @@ def read(data: bytes, *, animated: str) -> np.ndarray:
     ) from error
   except Exception as error:  # Damaged files make Pillow raise anything.
     raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def check_png(data: bytes) -> None:
+  """Raises Unreadable where a chunk of a PNG is not what was written.
+
+  Pillow compares no checksum of pixels.
+  """
+  at = len(_PNG) if data.startswith(_PNG) else len(data)
+  while at < len(data):
+    end = at + 12 + int.from_bytes(data[at : at + 4])
+    if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]) or end > len(data):
+      raise Unreadable(f"a damaged PNG: chunk {data[at + 4 : at + 8]!r} at byte {at} has changed")
+    if data[at + 4 : at + 8] == b"IEND":
+      return
+    at = end
 
 
 @functools.cache

@@ -34,6 +34,7 @@ def read(data: bytes) -> np.ndarray:
   Raises:
     images.Unreadable: it is no such image; says what it is.
   """
+  images.check_png(data)
   try:
     with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "GIF")) as image:
       width, height = image.size

@@ -3,9 +3,11 @@
 Shapes: T frames, H and W pixels, C columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import fractions
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,6 +25,10 @@ _ENCODERS = {
   "vp9": ("libvpx-vp9", {"b": "0", "row-mt": "1"}),
 }
 _MOST_SIDE_PX = 16383  # of a WebP
+
+
+class NoEncoder(ValueError):
+  """PyAV cannot write such a file; the message has what to do."""
 
 
 def webp(frames_THW3: np.ndarray, *, fps: float) -> bytes:
@@ -51,23 +57,23 @@ def webp(frames_THW3: np.ndarray, *, fps: float) -> bytes:
   return buffer.getvalue()
 
 
-def mp4(frames_THW3: np.ndarray, *, fps: float, codec: str, crf: int) -> bytes:
+def mp4(frames: Iterable[np.ndarray], *, fps: float, codec: str, crf: int) -> bytes:
   """An MP4 (4:2:0, so that any player shows it).
 
   Args:
-    frames_THW3: uint8; odd sides get another line of pixels.
+    frames: uint8 [H, W, 3], taken one at a time; odd sides get another line of pixels.
     fps: frames a second.
     codec: "h264" or "vp9".
     crf: constant rate factor: 0 is best.
 
   Raises:
     ImportError: PyAV is missing.
-    ValueError: it has no such encoder.
+    NoEncoder: it has no such encoder.
   """
   name, options = _ENCODERS[codec]
   advice = f"PyAV cannot write {codec} ({{}}); set output.codec to another one, or to ''"
   options = {**options, "crf": str(crf)}
-  return _encoded(frames_THW3, "mp4", name, options, "yuv420p", fps=fps, advice=advice)
+  return _encoded(frames, "mp4", name, options, "yuv420p", fps=fps, advice=advice)
 
 
 def avi(frames_THW3: np.ndarray, *, fps: float, quality: int) -> bytes:
@@ -80,7 +86,7 @@ def avi(frames_THW3: np.ndarray, *, fps: float, quality: int) -> bytes:
 
   Raises:
     ImportError: PyAV is missing.
-    ValueError: it has no such encoder.
+    NoEncoder: it has no such encoder.
   """
   options = {"qmin": str(quality), "qmax": str(quality)}
   advice = "PyAV cannot write an AVI of JPEGs ({}); install another version of it"
@@ -88,7 +94,7 @@ def avi(frames_THW3: np.ndarray, *, fps: float, quality: int) -> bytes:
 
 
 def _encoded(
-  frames_THW3: np.ndarray,
+  frames: Iterable[np.ndarray],
   kind: str,
   encoder: str,
   options: Mapping[str, str],
@@ -97,25 +103,36 @@ def _encoded(
   fps: float,
   advice: str,
 ) -> bytes:
-  """A file of a kind; ValueError with the advice, which gets FFmpeg's error."""
+  """A file of a kind; NoEncoder with the advice, which gets FFmpeg's error."""
   av = containers.pyav()
-  height, width = frames_THW3.shape[1:3]
-  even = (0, 0), (0, height % 2), (0, width % 2), (0, 0)
-  frames_THW3 = np.pad(frames_THW3, even, mode="edge")
   buffer = io.BytesIO()
   rate = fractions.Fraction(fps).limit_denominator(1001)
-  try:
-    with av.open(buffer, "w", format=kind) as container:
+  with contextlib.ExitStack() as stack:
+    with _advised(av, advice):
+      container = stack.enter_context(av.open(buffer, "w", format=kind))
       stream = container.add_stream(encoder, rate=rate, options=dict(options))
-      stream.height, stream.width = frames_THW3.shape[1:3]
       stream.pix_fmt = pixels
-      for frame_HW3 in frames_THW3:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
+    for number, frame_HW3 in enumerate(frames):
+      height, width = frame_HW3.shape[:2]
+      even_HW3 = np.pad(frame_HW3, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+      with _advised(av, advice):
+        if not number:
+          stream.height, stream.width = even_HW3.shape[:2]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even_HW3), format="rgb24")
         container.mux(stream.encode(frame))
+    with _advised(av, advice):
       container.mux(stream.encode())
-  except (av.FFmpegError, ValueError) as error:
-    raise ValueError(advice.format(error)) from error
+      container.close()
   return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _advised(av: Any, advice: str) -> Iterator[None]:
+  """FFmpeg's errors in the block, and not those of what makes frames, with an advice."""
+  try:
+    yield
+  except (av.FFmpegError, ValueError) as error:
+    raise NoEncoder(advice.format(error)) from error
 
 
 def png(pixels_HW3: np.ndarray) -> bytes:

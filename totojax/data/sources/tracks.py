@@ -211,7 +211,7 @@ def _jhmdb(root: str, split: str, names: str) -> list[Track | str]:
           )
         if part == _TEST:
           pairs.append((name.removesuffix(wanted), video.removesuffix(".avi")))
-  return [_person(root, *pair) for pair in pairs]
+  return [_person(root, *pair) for pair in dict.fromkeys(pairs)]
 
 
 def _jhmdb_list(root: str, names: str) -> list[str]:
@@ -326,8 +326,8 @@ def joints(track: Track) -> np.ndarray:
 
   (path,) = track.truth
   wanted = (2, len(JOINTS))
+  data = outside.load(path, most_bytes=_MAT_BYTES)
   try:
-    data = outside.load(path, most_bytes=_MAT_BYTES)
     shapes = {name: shape for name, shape, _ in scipy.io.whosmat(io.BytesIO(data))}
     shape = shapes.get("pos_img", ())
     if len(shape) != 3 or shape[:2] != wanted or not 2 <= shape[2] <= _MOST_FRAMES:
@@ -335,7 +335,7 @@ def joints(track: Track) -> np.ndarray:
     place = scipy.io.loadmat(io.BytesIO(data), variable_names=["pos_img"])["pos_img"]
     if place.dtype.kind != "f" or place.shape != shape or not np.isfinite(place).all():
       raise ValueError("its pos_img is not of finite numbers")
-  except (OSError, MemoryError, outside.Damaged):
+  except MemoryError:
     raise
   except Exception as error:  # damaged files make SciPy raise anything
     raise outside.Damaged(path, outside.shown(error)) from error

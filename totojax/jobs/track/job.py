@@ -4,7 +4,7 @@ A row is an encoder, or a baseline; of each there are its layers and the rules o
 propagation. One forward pass gives all layers of a frame, and labels of all go on
 with it, so that a video of any length needs the features of a context of frames.
 What is found in a sequence is on disk as soon as it is there, in `parts/`, until
-all is: an interrupted run goes on with the next sequence.
+all is: an interrupted run goes on with the next sequence, and so do its drawings.
 
 The run directory gets `metrics.json`, `per_layer.csv`, `per_sequence.csv`,
 `layer_curve.png`, `results/` (the data set's own tables and predictions),
@@ -59,7 +59,8 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
     if not _tracked(row, found, kind, config, workdir, interrupted):
       return False
   layout = tables.Layout(workdir, found, {row.name: row.rules for row in rows})
-  tables.write(kind, layout, config, {**facts, **state})
+  if not tables.write(kind, layout, config, {**facts, **state}, interrupted):
+    return False
   page.write(workdir, about="tracking", sections=track_sections.SECTIONS)
   files.remove(workdir / "parts")
   console.say(track_sections.sentence(files.read_json(workdir / "metrics.json")))

@@ -1,29 +1,26 @@
-"""What tracking leaves: scores by layer and sequence, the data set's own tables, pictures.
+"""What tracking leaves: scores by layer and sequence, and the data set's own tables.
 
 A part is an .npz of a sequence and a row: of every rule and layer its scores, and
 what was found in each frame, one after the other.
 
-Shapes: T frames, H and W pixels, J joints.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from etils import epath
 import numpy as np
 
+from totojax import jobs
 from totojax.config import track
-from totojax.data.pixels import label_images, movies
 from totojax.data.sources import tracks
 from totojax.evals import masks
-from totojax.jobs.generate import prompts
-from totojax.jobs.track import kinds
+from totojax.jobs.track import kinds, overlays
 from totojax.report import track_sections
 from totojax.rundir import console, files
 
 _OFFICIAL = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
-_DOT = 0.012  # of a frame's width, the radius of a joint
 
 
 @dataclasses.dataclass
@@ -98,8 +95,14 @@ class _Best:
     return [data[start:end] for start, end in zip([0, *ends], ends)]
 
 
-def write(kind: kinds.Kind, layout: Layout, config: track.Track, facts: Mapping[str, Any]) -> None:
-  """Writes all tables and pictures of a run whose parts are there."""
+def write(
+  kind: kinds.Kind,
+  layout: Layout,
+  config: track.Track,
+  facts: Mapping[str, Any],
+  interrupted: jobs.Interrupted,
+) -> bool:
+  """Writes all tables and pictures of a run whose parts are there; False when interrupted."""
   scores: dict[tuple[str, str, int], list[np.ndarray]] = {}
   cost: dict[str, np.ndarray] = {}
   for row in layout.rows:
@@ -130,10 +133,26 @@ def write(kind: kinds.Kind, layout: Layout, config: track.Track, facts: Mapping[
     for found in [kind.total([score], seed=0)]
   ]
   files.write_csv(layout.workdir / "per_sequence.csv", each)
-  _results(kind, layout, best, scores, config)
-  shown = _drawn(kind, layout, best, config)
-  _metrics(kind, layout, config, chosen, cost, {**facts, "drawn": shown})
+  if not _results(kind, layout, best, scores, config, interrupted):
+    return False
+  firsts = {of.row: of for of in reversed(best)}  # the first rule of each row
+  drawn = overlays.write(
+    kind,
+    layout.found,
+    {
+      of.name: lambda number, of=of: of.frames(layout.part(of.row, number))
+      for of in best
+      if firsts[of.row] is of
+    },
+    config.output,
+    layout.workdir,
+    interrupted,
+  )
+  if drawn is None:
+    return False
+  _metrics(kind, layout, config, chosen, cost, {**facts, "drawn": drawn})
   track_sections.figure(layout.workdir)
+  return True
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,29 +197,40 @@ def _results(
   best: Sequence[_Best],
   scores: Mapping[tuple[str, str, int], list[np.ndarray]],
   config: track.Track,
-) -> None:
-  """results/: the data set's own tables, and what was found, of the best layers."""
+  interrupted: jobs.Interrupted,
+) -> bool:
+  """results/: the data set's own tables, and what was found, of the best layers.
+
+  False when interrupted: what is written by then is written again.
+  """
   for of in best:
     folder = layout.workdir / "results" / of.name
     files.make_folder(folder)
     if isinstance(kind, kinds.Davis):
       _davis_tables(folder, layout.found, scores[of.row, of.rule, of.layer], config.data.split)
-    if not config.output.masks:
-      continue
-    places = []
-    for number, one in enumerate(layout.found):
-      found = of.frames(layout.part(of.row, number))
-      if isinstance(kind, kinds.Jhmdb):
-        for frame, data in enumerate(found):
-          places.append([one.name, frame, *kind.unpacked(data).T.ravel().round(3).tolist()])
-        continue
-      files.make_folder(folder / one.name)
-      for path, data in zip(one.frames, found):
-        stem = path.rpartition("/")[2].rpartition(".")[0]
-        files.write_bytes(folder / one.name / f"{stem}.png", data)
-    if places:
-      named = [f"{name}_{axis}" for name in tracks.JOINTS for axis in "xy"]
-      files.write_table(folder / "joints.csv", places, header=("video", "frame", *named))
+  if not config.output.masks:
+    return True
+  total = len(best) * len(layout.found)
+  with console.tracking("what was found", unit="sequences", total=total) as bar:
+    for of in best:
+      folder, places = layout.workdir / "results" / of.name, []
+      for number, one in enumerate(layout.found):
+        found = of.frames(layout.part(of.row, number))
+        if isinstance(kind, kinds.Jhmdb):
+          for frame, data in enumerate(found):
+            places.append([one.name, frame, *kind.unpacked(data).T.ravel().round(3).tolist()])
+        else:
+          files.make_folder(folder / one.name)
+          for path, data in zip(one.frames, found):
+            stem = path.rpartition("/")[2].rpartition(".")[0]
+            files.write_bytes(folder / one.name / f"{stem}.png", data)
+        bar.advance(note=one.name)
+        if interrupted(bar.done):
+          return False
+      if places:
+        named = [f"{name}_{axis}" for name in tracks.JOINTS for axis in "xy"]
+        files.write_table(folder / "joints.csv", places, header=("video", "frame", *named))
+  return True
 
 
 def _davis_tables(
@@ -216,69 +246,3 @@ def _davis_tables(
       rows.append([f"{one.name}_{number}", f"{j:.3f}", f"{f:.3f}"])
   head = ("Sequence", "J-Mean", "F-Mean")
   files.write_table(folder / f"per-sequence_results-{split}.csv", rows, header=head)
-
-
-def _drawn(
-  kind: kinds.Kind, layout: Layout, best: Sequence[_Best], config: track.Track
-) -> list[dict[str, Any]]:
-  """overlays/: of some sequences a strip of frames, and a video; truth first."""
-  settings, out = config.output, []
-  if not settings.sequences:
-    return out
-  firsts = {of.row: of for of in reversed(best)}  # the first rule of each row
-  shown = [of for of in best if firsts[of.row] is of]
-  folder, codec = layout.workdir / "overlays", settings.codec
-  files.make_folder(folder)
-  for number in prompts.spread(len(layout.found), settings.sequences):
-    video = kinds.opened(kind, layout.found[number])
-    packed = [of.frames(layout.part(of.row, number)) for of in shown]
-    times = prompts.spread(video.frames, settings.frames)
-    columns = lambda t: _overlays(kind, video, t, [each[t] for each in packed])
-    tiles = [[movies.scaled(tile, settings.width_px) for tile in columns(t)] for t in times]
-    name = f"{number:03d}.webp"
-    files.write_bytes(folder / name, movies.still(movies.joined([*map(list, zip(*tiles))])))
-    out.append({"png": f"overlays/{name}", "sequence": video.track.name, "frames": times})
-    out[-1]["rows"] = ["annotated", *(of.name for of in shown)]
-    if codec:
-      wide = [
-        movies.joined([[movies.scaled(tile, 2 * settings.width_px) for tile in columns(t)]])
-        for t in range(video.frames)
-      ]
-      try:
-        data = movies.mp4(np.stack(wide), fps=settings.fps, codec=codec, crf=settings.crf)
-      except (ImportError, ValueError) as reason:
-        console.say(f"no videos are written: {reason}")
-        codec = ""
-        continue
-      files.write_bytes(folder / f"{number:03d}.mp4", data)
-      out[-1]["mp4"] = f"overlays/{number:03d}.mp4"
-  return out
-
-
-def _overlays(
-  kind: kinds.Kind, video: kinds.Video, number: int, packed: Sequence[bytes]
-) -> Iterator[np.ndarray]:
-  """A frame with what is annotated, and with what each found."""
-  frame_HW3 = tracks.frame(video.track.frames[number])
-  truth = video.truth[..., number] if isinstance(kind, kinds.Jhmdb) else video.truth[number]
-  for found in (truth, *map(kind.unpacked, packed)):
-    if isinstance(kind, kinds.Jhmdb):
-      yield _dotted(frame_HW3, found)
-      continue
-    labels_HW = np.where(found == tracks.VOID, 0, found)
-    contours_HW = np.logical_or.reduce(
-      [masks.contour(labels_HW == label) for label in np.unique(labels_HW)]
-    )
-    yield label_images.overlay(frame_HW3, labels_HW, contours_HW)
-
-
-def _dotted(frame_HW3: np.ndarray, place_2J: np.ndarray) -> np.ndarray:
-  """A frame with a dot of its own colour at each joint that was found."""
-  out = frame_HW3.copy()
-  radius = max(_DOT * out.shape[1], 1.5)
-  rows, columns = np.ogrid[: out.shape[0], : out.shape[1]]
-  for joint, (x, y) in enumerate(place_2J.T, 1):
-    if x >= 0:
-      inside = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
-      out[inside] = label_images.palette()[joint]
-  return out
