@@ -984,9 +984,25 @@ def read_tracks(name):
     return [
       [one.name, [os.path.relpath(f, path) for f in one.frames], plain(truths[name](one))]
       for one in found
+      if tracks.frame(one.frames[0]).ndim
     ]
 
   return read
+
+
+def make_named_tracks(path):
+  make_tracks("jhmdb")(path)
+  (path / "mine.txt").write_text("walk/a_1\nwalk/b_2\n")
+
+
+def read_named_tracks(path):
+  """Names, in the order of a list of one's own."""
+  return [one.name for one in tracks.listed("jhmdb", str(path), split="1", names="mine.txt")]
+
+
+def named_tracks_show(path, value, sound):
+  """Some of them."""
+  return "legal" if value and all(name in sound for name in value) else "other sequences"
 
 
 def tracks_show(path, value, sound):
@@ -1280,6 +1296,7 @@ READERS: dict[str, Reader] = {
       ("vip", ("lists/*.txt", "Annotations/Category_ids/*/*.png")),
     )
   },
+  "tracks_named": Reader(make_named_tracks, read_named_tracks, ("mine.txt",), named_tracks_show),
   "maps_npz": Reader(make_maps("npz"), read_maps, legal=maps_show),
   "maps_safetensors": Reader(make_maps("safetensors"), read_maps, legal=maps_show),
   "plugin": Reader(make_plugin, read_plugin, ("mine.py",), of_the_user),

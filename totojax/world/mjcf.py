@@ -6,6 +6,7 @@ NUMBER#COUNT, by which its pixels and contacts are known.
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -130,7 +131,9 @@ class _Writer:
         _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
     texts = _texts(thing.shape)
     skins = _skins(thing.shape, self._corners)
-    settings = dict(number=number, solid=not thing.is_seen_through, scale=thing.size)
+    settings: dict[str, Any] = dict(
+      number=number, solid=not thing.is_seen_through, scale=thing.size
+    )
     for geom, text in zip(form.geoms, texts):
       self._geom(
         bodies[geom.part],
