@@ -6,7 +6,6 @@ NUMBER#COUNT, by which its pixels and contacts are known.
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -131,18 +130,17 @@ class _Writer:
         _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
     texts = _texts(thing.shape)
     skins = _skins(thing.shape, self._corners)
-    settings: dict[str, Any] = dict(
-      number=number, solid=not thing.is_seen_through, scale=thing.size
+    put = functools.partial(
+      self._geom, number=number, solid=not thing.is_seen_through, scale=thing.size
     )
     for geom, text in zip(form.geoms, texts):
-      self._geom(
+      put(
         bodies[geom.part],
         geom=geom,
         material=second if geom.is_second else own,
         moves=thing.motion != FIXED or geom.part == DRAWER,
         is_drawn=(geom.part, geom.is_second) not in skins,
         mesh=text,
-        **settings,
       )
     for (part, is_second), text in skins.items():
       name = self._mesh(text, thing.size, solid=False)
