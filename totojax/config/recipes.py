@@ -140,9 +140,9 @@ def own(size: str) -> ConfigDict:
   if parameters <= 5e6:  # of a CPU, where bfloat16 is no faster
     c.compute.dtype = "float32"
     c.validation.rows = 64
+    c.samples.clips = 4  # larger ones need memory that `memory.fewest` does not count
   else:  # may be too much for one device at a time
     c.train.microbatches = 0
-  c.samples.clips = 4
   c.from_stores = _FROM_STORES
   return c
 
