@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import math
 
 import numpy as np
-from scipy import spatial
 
 NEAR_FRAC = 0.008  # of the diagonal
 _GOOD = 0.5  # a frame that recall counts
@@ -50,6 +49,8 @@ def boundary(truth_HW: np.ndarray, found_HW: np.ndarray) -> float:
 
 def _near(points: np.ndarray, others: np.ndarray, most_px: int) -> float:
   """The share of points with one of `others` in a disk of this radius."""
+  from scipy import spatial  # slow to import
+
   distance, _ = spatial.cKDTree(others).query(points, distance_upper_bound=most_px + 0.5)
   # Squares of distances between pixels are whole numbers.
   return float(np.mean(distance**2 < most_px**2 + 0.5))
