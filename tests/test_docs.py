@@ -24,6 +24,9 @@ PAGES = [
   README,
   *sorted((runs.ROOT / "docs").rglob("*.md")),
   runs.ROOT / "configs" / "paper" / "README.md",
+  runs.ROOT / "CHANGELOG.md",
+  runs.ROOT / ".github" / "CONTRIBUTING.md",
+  runs.ROOT / ".github" / "SECURITY.md",
 ]
 MOST_LINES, MOST_BYTES, MOST_COLUMNS = 150, 12_000, 120
 IMAGE_BYTES = 200_000

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tomllib
 
+from packaging import requirements, utils
 import pytest
 import runs
+import yaml
 
 import totojax
 
@@ -90,6 +92,28 @@ def test_tests_need_no_torch_and_ci_installs_what_they_can_use(told):
   assert {"test", "parity", "beam", "lint", "tpu"} <= {
     name for extra in installed for name in extra.split(",")
   }
+
+
+def test_locks_have_versions_that_the_project_asks_for(told):
+  """`.ci/locks`: what the core and the tests ask for, for each Python that is tested."""
+  for file in sorted((runs.ROOT / ".ci" / "locks").glob("py*.txt")):
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.split("==") for line in lines)
+    environment = {"python_version": file.stem.removeprefix("py"), "extra": ""}
+    for text in [*told["install_requires"], *told["extras_require"]["test"]]:
+      asked = requirements.Requirement(text)
+      if asked.marker is None or asked.marker.evaluate(environment):
+        assert pinned[utils.canonicalize_name(asked.name)] in asked.specifier, (file.name, text)
+  text = (runs.ROOT / ".github" / "workflows" / "ci.yml").read_text()
+  assert sorted(re.findall(r'"(3\.\d+)"', text)) == [
+    path.stem.removeprefix("py") for path in sorted((runs.ROOT / ".ci" / "locks").iterdir())
+  ]
+
+
+def test_the_citation_is_of_this_version(told):
+  cited = yaml.safe_load((runs.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+  assert cited["version"] == told["version"] and cited["license"] == told["license"]
+  assert cited["references"][0]["url"] == told["project_urls"]["Paper"]
 
 
 def _names(requirements):
