@@ -20,6 +20,7 @@ EXTRAS = {
   "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
   "web": ["starlette", "uvicorn"],  # the page of configs/playground.py
   "world": ["mujoco>=3.3.7,<5"],  # a rendered world; needs EGL or OSMesa too
+  "robots": ["h5py"],  # recorded episodes of robomimic
   "beam": ["apache-beam"],  # tokenizing on a cluster
   "encoders": ["torch>=2.6", "transformers>=5"],  # other people's (totojax/trained/ready.py)
   # Other people's models: benchmarks, references of tests.
@@ -37,6 +38,7 @@ EXTRAS["test"] = [
   "selenium",
   *EXTRAS["data"],
   *EXTRAS["notebook"],
+  *EXTRAS["robots"],
   *EXTRAS["web"],
 ]
 

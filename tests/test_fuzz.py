@@ -35,9 +35,11 @@ import zipfile
 
 from etils import epath
 import fuzzing
+import h5py
 import jax
 import numpy as np
 from PIL import Image
+from pyarrow import parquet
 import pytest
 import safetensors.numpy
 import token_sets
@@ -49,7 +51,7 @@ from totojax.config import arguments, recipes, roots
 from totojax.config.codes import CodeFiles
 from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
-from totojax.data.pixels import excerpts, images, media, video
+from totojax.data.pixels import augment, excerpts, images, media, video
 from totojax.data.sources import (
   cater,
   code_files,
@@ -60,6 +62,7 @@ from totojax.data.sources import (
   imagenet,
   items,
   kinetics,
+  lerobot as lerobot_source,
   listings,
   pairs,
   physics,
@@ -71,6 +74,7 @@ from totojax.data.sources import (
   ucf101,
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
+from totojax.data.trajectories import lerobot, robomimic
 from totojax.evals import lpips
 from totojax.jobs import exchange
 from totojax.jobs.sweep import finished
@@ -753,6 +757,82 @@ def _lines(path):
   return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+ROBOTS = pathlib.Path(__file__).parent / "golden" / "robots"
+
+
+def make_lerobot(version):
+  return lambda path: shutil.copytree(ROBOTS / f"lerobot_{version}", path / "set")
+
+
+def read_lerobot(path):
+  found = lerobot.read(path / "set")
+  videos = listing(lerobot_source.list_items(path / "set", ""), path)
+  return {"tasks": [one.task for one in found.episodes], "videos": videos, **numbers(found)}
+
+
+def numbers(found):
+  rows = {one.name: [one.state_NS.tolist(), one.action_NA.tolist()] for one in found.episodes}
+  names = [list(found.state_names), list(found.action_names), list(found.cameras)]
+  return {"rows": rows, "names": names, "missing": len(found.missing), "fps": found.fps}
+
+
+def lerobot_shows(path, value, sound):
+  """Numbers are those that pandas' way of reading a table gives; words are in a file."""
+  tables = [
+    parquet.read_table(p).to_pydict()
+    for p in (path / "set" / "data").rglob("*.parquet")
+    if _is_sound(p)
+  ]
+  for name, (states, actions) in value["rows"].items():
+    number = int(name.rpartition("_")[2])
+    mine = [
+      [state, action]
+      for table in tables
+      for state, action, of in zip(
+        table["observation.state"], table["action"], table["episode_index"]
+      )
+      if of == number
+    ]
+    if [*map(list, zip(*mine))] != [states, actions]:
+      return f"{name} has other numbers"
+  text = "".join(
+    p.read_bytes().decode("utf-8", "replace")
+    for p in (path / "set" / "meta").rglob("*")
+    if p.is_file()
+  )
+  if not all(json.dumps(task)[1:-1] in text or task in text for task in value["tasks"]):
+    return "a task is in no file"
+  return "legal"
+
+
+def _is_sound(path):
+  try:
+    return bool(parquet.read_table(path).num_rows)
+  except Exception:
+    return False
+
+
+def make_robomimic(path):
+  shutil.copy(ROBOTS / "robomimic_tiny.hdf5", path / "set.hdf5")
+
+
+def read_robomimic(path):
+  found = robomimic.read(path / "set.hdf5", state=["robot0_eef_pos"])
+  first = [
+    one.frames(found.cameras[0], [0], augment.Resize(16, "bicubic")).tolist()
+    for one in found.episodes[:1]
+  ]
+  return {"first": first, **numbers(found)}
+
+
+def robomimic_shows(path, value, sound):
+  with h5py.File(path / "set.hdf5") as file:
+    for name, (_, actions) in value["rows"].items():
+      if file[f"data/{name}/actions"][()].astype(np.float32).tolist() != actions:
+        return f"{name} has other numbers"
+  return "legal"
+
+
 def make_cater(path):
   touched(path, "videos/CLEVR_new_000000.avi", "videos/CLEVR_new_000001.avi")
   for below in ("lists/localize", "scenes"):
@@ -1275,6 +1355,16 @@ READERS: dict[str, Reader] = {
     for name in _PHYSICS
   },
   "ucf101": Reader(make_ucf101, read_ucf101, ("*.txt",), ucf101_shows),
+  "lerobot_21": Reader(
+    make_lerobot("v21"), read_lerobot, ("set/meta/*", "set/data/*/*"), lerobot_shows
+  ),
+  "lerobot_30": Reader(
+    make_lerobot("v30"),
+    read_lerobot,
+    ("set/meta/*.*", "set/meta/*/*/*", "set/data/*/*"),
+    lerobot_shows,
+  ),
+  "robomimic": Reader(make_robomimic, read_robomimic, legal=robomimic_shows),
   "cater": Reader(make_cater, read_cater, ("lists/*/*.txt", "scenes/*.json"), cater_shows),
   "imagenet": Reader(make_imagenet, read_imagenet, ("*.csv",), imagenet_shows),
   "imagenet_kit": Reader(make_imagenet_kit, read_imagenet, ("meta.mat", "*.txt"), imagenet_shows),

@@ -49,6 +49,7 @@ ALONE = {"report": {"rundir.console", "rundir.files", "rundir.metrics"}}
 
 # Distribution -> the extra that brings it.
 OPTIONAL = {
+  "h5py": "robots",
   "av": "data",
   "skimage": "data",
   "starlette": "web",

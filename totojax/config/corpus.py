@@ -86,6 +86,13 @@ class Howto100m(Section):
   ids: str = field("", "file of the wanted ids; '': all")
 
 
+@section("source.lerobot")
+class Lerobot(Section):
+  """A robot's episodes as LeRobot keeps them; the classes are tasks."""
+
+  camera: str = field("", "its key; '': all")
+
+
 @section("source.ucf101")
 class Ucf101(Section):
   """UCF101."""
@@ -95,7 +102,7 @@ class Ucf101(Section):
 
 
 SOURCES = tuple(
-  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m ucf101".split()
+  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m lerobot ucf101".split()
 )
 
 
@@ -126,6 +133,7 @@ class SourceConfig(Section):
   diving48: Diving48 = field(Diving48(), "Diving-48")
   ego4d: Ego4d = field(Ego4d(), "Ego4D")
   howto100m: Howto100m = field(Howto100m(), "HowTo100M")
+  lerobot: Lerobot = field(Lerobot(), "LeRobot")
   ucf101: Ucf101 = field(Ucf101(), "UCF101")
 
   def __post_init__(self):

@@ -1,0 +1,1 @@
+"""Recorded episodes of robots, as they lie on disk."""
