@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from totojax.models import boxes, pyramid, regions
+from totojax.config import sta
+from totojax.jobs.sta import inputs
+from totojax.models import boxes, detection, pyramid, regions
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "torchvision_detection.npz"
 
@@ -93,7 +95,10 @@ def test_roi_align_is_torchvisions():
   for samples in (0, 2):
     out = [
       regions.roi_align(
-        jnp.moveaxis(g["ra_feat"][int(roi[0])], 0, -1), roi[None, 1:], scale=1 / 8, bins=7,
+        jnp.moveaxis(g["ra_feat"][int(roi[0])], 0, -1),
+        roi[None, 1:],
+        scale=1 / 8,
+        bins=7,
         samples=samples,
       )[0]
       for roi in g["ra_rois"]
@@ -124,3 +129,85 @@ def test_the_feature_pyramid_is_torchvisions():
   out = pyramid.fpn(params, maps, last=True)
   for name, x in zip(("0", "1", "pool"), out, strict=True):
     np.testing.assert_allclose(np.moveaxis(x, -1, 1), g[f"fpn_out_{name}"], rtol=1e-4, atol=1e-5)
+
+
+def small(**changes):
+  config = sta.Detector(
+    width=16, scales=(2.0, 1.0), anchors=32, candidates=32, proposals=32, regions=16, hidden=32
+  )
+  sizes = dict(nouns=5, verbs=3, width=8, grid=4, size_px=64.0, still=False, maps=1)
+  return detection.Detector(config, **{**sizes, **changes})
+
+
+def test_losses_of_regions_are_torchvisions():
+  g = golden()
+  prior = np.float32([[10.0, 10.0, 50.0, 60.0]]) + np.arange(12, dtype=np.float32)[:, None]
+  wanted = boxes.decode(g["fl_targets"], prior, boxes.SECOND)
+  label = g["fl_labels"].astype(np.int32)
+  region = detection._Region(
+    wanted, label, np.zeros(12, np.int32), np.zeros(12), label > 0, np.ones(12, bool)
+  )
+  verb, ttc = np.zeros((12, 4), np.float32), np.full(12, 3.0, np.float32)
+  out = small()._region_losses(
+    g["fl_logits"], verb, g["fl_reg"].reshape(12, 6, 4), ttc, prior, region
+  )
+  np.testing.assert_allclose(out["noun"], g["fl_cls"], rtol=1e-5)
+  np.testing.assert_allclose(out["box"], g["fl_box"], rtol=1e-3)
+  # Background has a verb, its own, and no time to contact: that of objects is 3 s off.
+  np.testing.assert_allclose(out["verb"], np.log(4.0), rtol=1e-5)
+  np.testing.assert_allclose(out["ttc"], 2.5, rtol=1e-5)
+
+
+def test_samples_have_their_shares_and_nothing_else():
+  fg, bg = np.arange(40) < 10, (np.arange(40) >= 12) & (np.arange(40) < 30)
+  drawn = [detection.sampled(jax.random.key(n), fg, bg, 16, 0.25) for n in range(20)]
+  for place, counts in drawn:
+    assert counts.all() and fg[place].sum() == 4 and bg[place].sum() == 12
+    assert len({*place.tolist()}) == 16
+  assert len({place for each, _ in drawn for place in each.tolist()}) == 28  # all have a chance
+  place, counts = detection.sampled(
+    jax.random.key(0), fg & False, bg & (np.arange(40) < 14), 16, 0.25
+  )
+  assert counts.sum() == 2 and {*np.asarray(place)[np.asarray(counts)].tolist()} == {12, 13}
+
+
+def test_placement_is_undone_and_mirrors_the_middle():
+  some = np.float32([[0, 0, 1920, 1440], [100, 200, 300, 420]])
+  for mirrored in (False, True):
+    place = inputs.Placement(1920, 1440, 256.0, mirrored)
+    np.testing.assert_allclose(place.to_frame(place.to_picture(some)), some, rtol=1e-4, atol=1e-2)
+  np.testing.assert_allclose(
+    place.to_picture(some[1:]), [[216, 35.5556, 242.6667, 74.6667]], rtol=1e-4
+  )
+
+
+def test_what_is_certain_is_detected_and_what_is_doubtful_once():
+  """Heads that are known by hand: a noun of one region, nothing of the others."""
+  d = small()
+  regions_K4 = np.float32([[4, 4, 20, 20], [5, 4, 21, 20], [30, 30, 60, 60], [0, 0, 0, 0]])
+  noun = np.full((4, 6), -9.0, np.float32)
+  noun[:, 0] = 0.0
+  noun[[0, 1, 2], [2, 2, 4]] = [9.0, 8.0, 9.0]  # the first two overlap
+  verb = np.zeros((4, 4), np.float32)
+  verb[:, 3] = 9.0
+  found = d._detected(
+    noun,
+    verb,
+    np.zeros((4, 6, 4), np.float32),
+    np.float32([0.5, 1, 2, 3]),
+    regions_K4,
+    np.array([True, True, True, False]),
+  )
+  assert found.real_BK.sum() == 2
+  assert found.noun_BK[:2].tolist() == [1, 3] and found.verb_BK[:2].tolist() == [2, 2]
+  np.testing.assert_allclose(found.boxes_BK4[1], regions_K4[2], rtol=1e-5)
+  assert found.ttc_BK[:2].tolist() == [0.5, 2.0]
+  none = d._detected(
+    np.where(np.arange(6) > 0, -9.0, 0.0)[None] + 0 * noun,
+    verb,
+    np.zeros((4, 6, 4), np.float32),
+    np.ones(4, np.float32),
+    regions_K4,
+    np.array([True, True, True, False]),
+  )
+  assert none.real_BK.sum() == 1 and none.real_BK[0] and none.score_BK[0] < d.config.least_score

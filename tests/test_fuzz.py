@@ -73,6 +73,7 @@ from totojax.data.sources import (
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
 from totojax.evals import lpips
 from totojax.jobs import exchange
+from totojax.jobs.sta import encoding as sta_encoding
 from totojax.jobs.sweep import finished
 from totojax.report import page, reading as report_reading, run_sections
 from totojax.rundir import directory, files, lock, metrics
@@ -1059,6 +1060,39 @@ def maps_show(path, value, sound):
   return "legal" if same else f"not the file's: {wanted}"
 
 
+SEEN = {
+  "clip": np.arange(24, dtype=np.float32).reshape(2, 4, 3),
+  "still": np.arange(27, dtype=np.float32).reshape(3, 3, 3) / 7,
+}
+
+
+def make_seen(ending):
+  def make(path):
+    file = path / f"q.{ending}"
+    if ending == "npz":
+      np.savez_compressed(file, **SEEN)
+    else:
+      safetensors.numpy.save_file(SEEN, file)
+
+  return make
+
+
+def read_seen(path):
+  return {name: plain(x) for name, x in sorted(sta_encoding.read(str(path), "q").items())}
+
+
+def seen_shows(path, value, sound):
+  """numpy and safetensors read the same features of a clip and its last frame."""
+  (file,) = path.glob("q.*")
+  tensors = dict(np.load(file)) if file.suffix == ".npz" else safetensors.numpy.load_file(file)
+  wanted = {}
+  for name in sorted(tensors.keys() & {"clip", "still"}):
+    x = tensors[name].astype(np.float32)
+    lead = x.shape[:1] if name == "clip" else ()
+    wanted[name] = plain(x.reshape(*lead, -1, x.shape[-1]))
+  return "legal" if wanted == value else f"not the file's: {wanted}"
+
+
 # What users write, and what runs leave.
 
 
@@ -1299,6 +1333,8 @@ READERS: dict[str, Reader] = {
   "tracks_named": Reader(make_named_tracks, read_named_tracks, ("mine.txt",), named_tracks_show),
   "maps_npz": Reader(make_maps("npz"), read_maps, legal=maps_show),
   "maps_safetensors": Reader(make_maps("safetensors"), read_maps, legal=maps_show),
+  "seen_npz": Reader(make_seen("npz"), read_seen, legal=seen_shows),
+  "seen_safetensors": Reader(make_seen("safetensors"), read_seen, legal=seen_shows),
   "plugin": Reader(make_plugin, read_plugin, ("mine.py",), of_the_user),
   "config": Reader(make_config, read_config, ("c.py",), of_the_user),
   "run_files": Reader(make_run_files, read_run_files, legal=run_files_show),

@@ -7,7 +7,7 @@ as many as came in, with a mask of those that stay.
 Shapes: K boxes, O objects, M anchors of a map, H and W its rows and columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 
 import jax
@@ -73,11 +73,7 @@ def decode(
 
 
 def anchors(
-  side_px: float,
-  ratios: Sequence[float],
-  *,
-  grid: tuple[int, int],
-  stride: tuple[float, float],
+  side_px: float, ratios: Sequence[float], *, grid: tuple[int, int], stride: tuple[float, float]
 ) -> np.ndarray:
   """float32 [H * W * ratios, 4], place by place, around the corners of its cells.
 
@@ -148,7 +144,9 @@ def nms(
   places_K = jnp.arange(len(scores_K))
   ahead_KK = scores_K[:, None] > scores_K[None]
   ahead_KK |= (scores_K[:, None] == scores_K[None]) & (places_K[:, None] < places_K[None])
-  out_KK = (iou(boxes_K4, boxes_K4) > threshold) & ahead_KK & valid_K[:, None]
+  with jax.named_scope("nms"):
+    overlap_KK = iou(boxes_K4, boxes_K4)
+  out_KK = (overlap_KK > threshold) & ahead_KK & valid_K[:, None]
   if labels_K is not None:
     out_KK &= labels_K[:, None] == labels_K[None]
   # 0 and 1 are exact in bfloat16, and so is whether a sum of them is above 0.
@@ -157,14 +155,24 @@ def nms(
   def round_(state):
     stay_K, _ = state
     hits_K = jax.lax.dot_general(
-      stay_K.astype(jnp.bfloat16), out_KK, (((0,), (0,)), ((), ())),
+      stay_K.astype(jnp.bfloat16),
+      out_KK,
+      (((0,), (0,)), ((), ())),
       preferred_element_type=jnp.float32,
     )
     new_K = valid_K & (hits_K == 0.0)
     return new_K, jnp.any(new_K != stay_K)
 
-  stay_K, _ = jax.lax.while_loop(lambda state: state[1], round_, (valid_K, jnp.array(True)))
-  return stay_K
+  with jax.named_scope("nms"):
+    return settled(round_, valid_K)
+
+
+def settled(
+  round_: Callable[[tuple[jax.Array, jax.Array]], tuple[jax.Array, jax.Array]], first: jax.Array
+) -> jax.Array:
+  """What rounds of (array, whether the last changed it) end with."""
+  state = jax.lax.while_loop(lambda state: state[1], round_, (first, jnp.array(True)))
+  return state[0]
 
 
 def best(scores_K: jax.Array, valid_K: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

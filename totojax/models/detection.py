@@ -14,11 +14,11 @@ regions, O objects of a row, N nouns and V verbs without background, C channels,
 F hidden units, D width of the features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import zlib
 
 import jax
@@ -155,10 +155,7 @@ class Detector:
     return params
 
   def pyramid(
-    self,
-    params: Params,
-    clips: Sequence[jax.Array],
-    stills: Sequence[jax.Array] | None,
+    self, params: Params, clips: Sequence[jax.Array], stills: Sequence[jax.Array] | None
   ) -> list[jax.Array]:
     """Maps [B, side, side, C] from fine to coarse.
 
@@ -227,9 +224,7 @@ class Detector:
     head = self._region_heads(params, maps, boxes_BK4, context_BD)
     return jax.vmap(self._detected)(*head, boxes_BK4, real_BK)
 
-  def _anchor_heads(
-    self, params: Params, maps: Sequence[jax.Array]
-  ) -> tuple[jax.Array, jax.Array]:
+  def _anchor_heads(self, params: Params, maps: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """float32 objectness [B, M] and deltas [B, M, 4] of all anchors, map by map."""
     scores, deltas = [], []
     for x_BGGC in maps:
@@ -262,9 +257,7 @@ class Detector:
       parts.append((boxes_K4, score_K, real_K))
       first = last
     boxes_K4, score_K, real_K = (jnp.concatenate(part) for part in zip(*parts))
-    place_K, real_K = boxes_lib.best(
-      score_K, real_K, c.proposals if training else c.eval_proposals
-    )
+    place_K, real_K = boxes_lib.best(score_K, real_K, c.proposals if training else c.eval_proposals)
     return boxes_K4[place_K], real_K, score_K[place_K]
 
   def _proposal_losses(
@@ -340,9 +333,7 @@ class Detector:
       canonical_px=c.region_px or _MIDDLE * self.size_px,
     )
     boxes_BK4 = jax.lax.stop_gradient(boxes_BK4)
-    held_BKPPC = jax.vmap(lambda maps, at_K4: pool(maps, at_K4, find(at_K4)))(
-      list(maps), boxes_BK4
-    )
+    held_BKPPC = jax.vmap(lambda maps, at_K4: pool(maps, at_K4, find(at_K4)))(list(maps), boxes_BK4)
     x_BKF = held_BKPPC.reshape(*boxes_BK4.shape[:2], -1)
     x_BKF = jax.nn.relu(_linear(params, "region_1", x_BKF))
     x_BKF = jax.nn.relu(_linear(params, "region_2", x_BKF))
@@ -400,9 +391,7 @@ class Detector:
     noun_KN = jax.nn.softmax(noun_KN)[:, 1:]
     verb_KV = jax.nn.softmax(verb_KV)[:, 1:]
     score_KN = noun_KN * jnp.max(verb_KV, -1, keepdims=True)
-    place, real = boxes_lib.best(
-      score_KN.reshape(-1), jnp.repeat(real_K, self.nouns), c.scored
-    )
+    place, real = boxes_lib.best(score_KN.reshape(-1), jnp.repeat(real_K, self.nouns), c.scored)
     region, noun = place // self.nouns, place % self.nouns
     score, verb = score_KN[region, noun], jnp.argmax(verb_KV, -1)[region]
     found_4 = boxes_lib.decode(deltas_KN4[region, noun + 1], boxes_K4[region], boxes_lib.SECOND)

@@ -327,7 +327,7 @@ def _self_blocks(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.
 def blocks_by_query(
   params: Params, x_BTD: jax.Array, query_ND: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """"blocks" with several queries, of all tokens, and the tokens themselves.
+  """ "blocks" with several queries, of all tokens, and the tokens themselves.
 
   Args:
     params: of one head of "blocks"; its own query is not read.

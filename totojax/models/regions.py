@@ -44,6 +44,7 @@ def _weights(
   return jnp.sum(share, 2) / count_R[:, None, None]
 
 
+@jax.named_scope("roi_align")
 def roi_align(
   map_HWC: jax.Array, boxes_R4: jax.Array, *, scale: float, bins: int, samples: int = 2
 ) -> jax.Array:

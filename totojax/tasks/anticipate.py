@@ -115,10 +115,7 @@ class Tuned(Detecting):
     return spec if self.still is None else {**spec, "still": row(self.still)}
 
   def axes(self) -> tasks.Variables:
-    params = {
-      layered.BACKBONE: self.backbone.axes().params,
-      layered.HEADS: self.detector.axes(),
-    }
+    params = {layered.BACKBONE: self.backbone.axes().params, layered.HEADS: self.detector.axes()}
     return tasks.Variables(params, {}, {})
 
   def init(self, key: jax.Array) -> tasks.Variables:

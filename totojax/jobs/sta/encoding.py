@@ -15,7 +15,7 @@ from totojax.config import sta
 from totojax.config.schema import ConfigError
 from totojax.jobs.sta import inputs
 from totojax.models import taps
-from totojax.storage import outside, reading, arrays as arrays_lib
+from totojax.storage import arrays as arrays_lib, outside, reading
 from totojax.tokenizers import api
 from totojax.trained import backbone, encoders as encoders_lib, model as pretrained, ready
 
@@ -137,8 +137,15 @@ def of_run(config: sta.StaFrozen) -> Features:
   clip = models["clip"].spec
   still = models["still"].spec.grid if "still" in models else 0
   return Features(
-    encode, data.clip_px, data.still_px, "", clip.frames, clip.grid, still,
-    run.model.config.width, facts,
+    encode,
+    data.clip_px,
+    data.still_px,
+    "",
+    clip.frames,
+    clip.grid,
+    still,
+    run.model.config.width,
+    facts,
   )
 
 
@@ -195,8 +202,14 @@ def on_disk(config: sta.StaFrozen, uid: str) -> Features:
   arrays = read(config.features, uid)
   clip, still = arrays["clip"], arrays.get("still")
   return Features(
-    None, 0, 0, config.features, clip.shape[0], math.isqrt(clip.shape[1]),
-    0 if still is None else math.isqrt(still.shape[0]), clip.shape[-1],
+    None,
+    0,
+    0,
+    config.features,
+    clip.shape[0],
+    math.isqrt(clip.shape[1]),
+    0 if still is None else math.isqrt(still.shape[0]),
+    clip.shape[-1],
     {"features": config.features},
   )
 

@@ -29,6 +29,7 @@ from totojax.storage import outside
 from totojax.tasks import anticipate, pretrain
 from totojax.trained import backbone
 
+_ROWS = 8  # clips that are made codes of at a time
 _PART = 64  # records of a file of codes; of features it is one
 
 
@@ -128,8 +129,7 @@ def _inputs(
     look = lambda query, mirrored: inputs.pixels(
       query, config.data, clip_px=clip_px, still_px=still_px, mirrored=mirrored
     )
-    rows = config.encode_rows if isinstance(config, sta.StaFrozen) else 1
-    rows = min(rows, prepared.each) if prepared.each > 1 else 1
+    rows = min(config.encode_rows if isinstance(config, sta.StaFrozen) else _ROWS, prepared.each)
     what = f"encoding {name}"
     if not inputs.make(
       made, queries, views, prepared.encode, look, rows=rows, what=what, interrupted=interrupted
@@ -162,9 +162,7 @@ def _picture_px(data: sta.Data) -> float:
   return float(data.still_px or data.clip_px)
 
 
-def _tuned(
-  config: sta.Sta, annotations: Any, first: str, layout: sharding.Layout
-) -> Prepared:
+def _tuned(config: sta.Sta, annotations: Any, first: str, layout: sharding.Layout) -> Prepared:
   del first
   run = backbone.find(config.model_run, what="a model that anticipates")
   if not run.model.config.fine_tunes:
@@ -177,19 +175,12 @@ def _tuned(
   if still is not None:
     backbone.check_kind(run.model.spec.latents, "image", "the last frame (data.still_px)")
   task = make_task(
-    config, pretrain.Pretrain(clip, assembly.parametrisation(run.config)), still,
-    nouns=len(annotations.nouns), verbs=len(annotations.verbs),
+    config,
+    pretrain.Pretrain(clip, assembly.parametrisation(run.config)),
+    still,
+    nouns=len(annotations.nouns),
+    verbs=len(annotations.verbs),
   )
-
-  def optimiser(steps: int) -> assembly.Optimiser:
-    optim, axes, rows = config.optim, task.axes().params, config.train.batch_rows
-    warmup = optim.warmup_epochs * steps / config.train.epochs
-    schedule = lars.Schedule(steps=steps, warmup_steps=warmup, end_lr_frac=optim.end_lr_frac)
-    rules = layered.rules(
-      optim, axes=axes, depth=clip.config.depth, backbone_rules=task.backbone.rules
-    )
-    tx = layered.make(optim, axes=axes, rules=rules, schedule=schedule, batch_rows=rows)
-    return assembly.Optimiser(tx, layered.learning_rate(schedule))
 
   def start(params: Any) -> Any:
     with console.phase(f"reading the parameters of {run.path}"):
@@ -207,13 +198,26 @@ def _tuned(
       "tokenizer": tokenizer.fingerprint,
       "layers": list(task.layers),
     },
-    optimiser=optimiser,
+    optimiser=functools.partial(layered_optimiser, config, task),
     start=None if config.untrained else start,
     tokens=positions,
-    cost=flops.train_flops_per_token(
-      clip.config, vocab=clip.spec.vocab, context=clip.spec.context
-    ),
+    cost=flops.train_flops_per_token(clip.config, vocab=clip.spec.vocab, context=clip.spec.context),
   )
+
+
+def layered_optimiser(config: sta.Sta, task: anticipate.Tuned, steps: int) -> assembly.Optimiser:
+  """Of so many updates: rates by layer, and half a cosine."""
+  optim, axes, rows = config.optim, task.axes().params, config.train.batch_rows
+  schedule = lars.Schedule(
+    steps=steps,
+    warmup_steps=optim.warmup_epochs * steps / config.train.epochs,
+    end_lr_frac=optim.end_lr_frac,
+  )
+  rules = layered.rules(
+    optim, axes=axes, depth=task.model.config.depth, backbone_rules=task.backbone.rules
+  )
+  tx = layered.make(optim, axes=axes, rules=rules, schedule=schedule, batch_rows=rows)
+  return assembly.Optimiser(tx, layered.learning_rate(schedule))
 
 
 def models(
@@ -250,7 +254,11 @@ def models(
 
 
 def make_task(
-  config: sta.Sta, backbone_task: pretrain.Pretrain, still: trunk.Trunk | None, *, nouns: int,
+  config: sta.Sta,
+  backbone_task: pretrain.Pretrain,
+  still: trunk.Trunk | None,
+  *,
+  nouns: int,
   verbs: int,
 ) -> anticipate.Tuned:
   """The task of the paper's protocol.
@@ -364,7 +372,9 @@ def _training(
   score_rows = -(-config.train.score_rows // layout.ways) * layout.ways
 
   def detect(state: Any) -> dict[str, sta_map.Detections]:
-    return dict(_detections(found["validation"], functools.partial(compute, state.params), score_rows))
+    return dict(
+      _detections(found["validation"], functools.partial(compute, state.params), score_rows)
+    )
 
   def evaluation(state: Any) -> Iterator[tuple[str, float]]:
     yield from outcome.scores(found["validation"], detect(state)).items()

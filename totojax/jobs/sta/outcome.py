@@ -96,8 +96,7 @@ def _pictures(
       name(*one) for one in zip(query.nouns.tolist(), query.verbs.tolist(), query.ttc_s.tolist())
     ]
     said = [
-      f"{name(int(best.nouns[i]), int(best.verbs[i]), float(best.ttc_s[i]))}"
-      f" ({best.scores[i]:.2f})"
+      f"{name(int(best.nouns[i]), int(best.verbs[i]), float(best.ttc_s[i]))} ({best.scores[i]:.2f})"
       for i in order
     ]
     image = Image.fromarray(frame_HW3)
