@@ -33,6 +33,7 @@ import time
 from typing import Any
 import zipfile
 
+import anticipated
 from etils import epath
 import fuzzing
 import jax
@@ -65,13 +66,14 @@ from totojax.data.sources import (
   physics,
   real,
   ssv2,
+  sta,
   tars,
   tfds_source,
   tracks,
   ucf101,
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
-from totojax.evals import lpips
+from totojax.evals import lpips, sta_results
 from totojax.jobs import exchange
 from totojax.jobs.sta import encoding as sta_encoding
 from totojax.jobs.sweep import finished
@@ -694,6 +696,82 @@ def ego4d_shows(path, value, sound):
   return "legal" if value["rows"] == there else f"{value['rows']}, and the file says {told}"
 
 
+def read_sta(path):
+  """Queries with all that they say and a frame of each, classes, and how many are left out."""
+  found = sta.read(str(path), "train")
+  rows = {
+    query.uid: [query.video, query.frame, query.width_px, query.height_px, query.fps]
+    + [array.tolist() for array in (query.boxes, query.nouns, query.verbs, query.ttc_s)]
+    + [plain(sta.clip(query, 1, 1))]
+    for query in found.queries
+  }
+  ids = dict(zip(("noun", "verb"), (found.noun_ids, found.verb_ids)))
+  return {"rows": rows, "ids": plain(ids), "missing": len(found.missing)}
+
+
+def sta_shows(path, value, sound):
+  """Each query stands in the file so, with some of its objects; another reader of JSON says."""
+  told = json.loads((path / anticipated.FILE).read_bytes())
+  about = (told["info"] if "info" in told else {}).get("video_metadata") or told["videos"]
+  entries = {}
+  for row in told["annotations"]:
+    if isinstance(row, dict) and isinstance(row.get("uid"), str):
+      entries.setdefault(row["uid"], row)
+  for uid, (name, frame, *size, boxes, nouns, verbs, ttc_s, pixels) in value["rows"].items():
+    row = entries[uid]
+    wanted = [about[name][key] for key in ("frame_width", "frame_height", "fps")]
+    if name != row.get("video_uid", row.get("video_id")) or [frame, *size] != [
+      row["frame"],
+      *wanted,
+    ]:
+      return f"{uid} is not so in the file"
+    ids = value["ids"]
+    for box, noun, verb, time_s in zip(boxes, nouns, verbs, ttc_s):
+      one = [box, ids["noun"][noun], ids["verb"][verb], time_s]
+      if not any(is_object(given, one) for given in row["objects"]):
+        return f"{uid} has an object that is not in the file"
+    if frame == sound["rows"].get(uid, [0, None])[1] and pixels != sound["rows"][uid][-1]:
+      return f"{uid} has other pixels"
+  return "legal"
+
+
+def is_object(given, one):
+  keys = ("box", "noun_category_id", "verb_category_id", "time_to_contact")
+  try:
+    box, noun, verb, time_s = (given[key] for key in keys)
+    return [np.array(box, np.float32).tolist(), noun, verb, float(np.float32(time_s))] == one
+  except (TypeError, KeyError, ValueError):
+    return False
+
+
+def make_sta_results(path):
+  anticipated.write(path)
+  (path / "results.json").write_text(json.dumps(anticipated.results()))
+
+
+def read_sta_results(path):
+  known = sta.read(str(path), "train", media=None)
+  found = sta_results.read(path / "results.json", known)
+  keys = ("boxes", "nouns", "verbs", "ttc_s", "scores")
+  return {uid: [getattr(one, key).tolist() for key in keys] for uid, one in found.items()}
+
+
+def sta_results_show(path, value, sound):
+  """All that the file has of each image, with ids in place of numbers of classes."""
+  told = json.loads((path / "results.json").read_bytes())["results"]
+  nouns, verbs = ([row["id"] for row in rows] for rows in (anticipated.NOUNS, anticipated.VERBS))
+  for uid, (boxes, noun, verb, ttc_s, scores) in value.items():
+    ids = [nouns[n] for n in noun], [verbs[v] for v in verb]
+    names = ("box", "noun_category_id", "verb_category_id", "time_to_contact", "score")
+    wanted = [[row[name] for row in told[uid]] for name in names]
+    if repr([boxes, *ids, ttc_s, scores]) != repr(
+      [[[float(v) for v in box] for box in wanted[0]], *(list(map(int, x)) for x in wanted[1:3])]
+      + wanted[3:]
+    ):
+      return f"{uid} is not so in the file"
+  return "legal" if value.keys() == sound.keys() else "other images"
+
+
 def make_howto100m(path):
   touched(path, "v/a.mp4", "v/b.mp4", "v/c.mp4")
   rows = "video_id,start_s,end_s\na,1.5,3\nb,,\nd,,\n"
@@ -1300,6 +1378,8 @@ READERS: dict[str, Reader] = {
     legal=real_shows,
   ),
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
+  "sta": Reader(anticipated.make, read_sta, (anticipated.FILE,), sta_shows),
+  "sta_results": Reader(make_sta_results, read_sta_results, ("results.json",), sta_results_show),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
   "intphys": Reader(make_intphys, read_physics("intphys"), ("O1/01/*/status.json",), physics_shows),
   **{

@@ -62,9 +62,13 @@ def validate(results: str | os.PathLike[str] | Mapping[str, Any], annotations: s
     Invalid: as said.
     ValueError: the file is no JSON.
   """
-  where, value = ("the results", results)
-  if not isinstance(results, Mapping):
-    where, value = os.fspath(results), _load(os.fspath(results))
+  if isinstance(results, Mapping):
+    _validate("the results", results, annotations)
+  else:
+    _validate(os.fspath(results), _load(os.fspath(results)), annotations)
+
+
+def _validate(where: str, value: Any, annotations: sta.Annotations) -> None:
   if not isinstance(value, Mapping):
     raise Invalid("field", f"{where}: {value!r:.80} is no JSON object with 'results'")
   for name in ("results", "version", "challenge"):
@@ -124,7 +128,7 @@ def read(
   """
   path = os.fspath(path)
   value = _load(path)
-  validate(value, annotations)
+  _validate(path, value, annotations)
   tables = [
     {id_: place for place, id_ in enumerate(ids)}
     for ids in (annotations.noun_ids, annotations.verb_ids)
