@@ -110,11 +110,14 @@ def test_an_oracles_features_are_read_and_noise_is_not(data, tmp_path):
 @pytest.mark.slow
 def test_a_model_is_trained_through_and_goes_on_where_it_stopped(data, tmp_path):
   shipped = weights.load("shipped")
-  model = probes.bare_backbone(
-    tmp_path / "model", tokenizer=shipped.fingerprint, vocab=shipped.vocab
-  )
+  model = probes.bare_backbone(tmp_path, tokenizer=shipped.fingerprint, vocab=shipped.vocab)
   keys = {"model_run": str(model), "data.still_px": 48, "train.epochs": 1.0}
-  keys |= {"data.train_queries": 16, "data.validation_queries": 4, "train.batch_rows": 8}
+  keys |= {
+    "optim.warmup_epochs": 0.0,
+    "data.train_queries": 16,
+    "data.validation_queries": 4,
+    "train.batch_rows": 8,
+  }
   config = shrunk(sta_recipes.tuned("small"), data, **keys)
   assert do(config, tmp_path / "whole")
   assert not do(config, tmp_path / "cut", leave=lambda step: step == 1)

@@ -35,11 +35,12 @@ def _is_small(size: str) -> bool:
 
 def _shrink(c: ConfigDict) -> None:
   """In place: 4 frames of 64 pixels and one of 96, two maps, 32 regions."""
-  c.data.update(frames=4, stride=4, clip_px=64, still_px=96, most_objects=4)
+  c.data.update(frames=4, stride=2, clip_px=64, still_px=96, most_objects=4, mirror=False)
+  c.data.update(train_queries=1200, validation_queries=400)
   c.detector.update(
     width=32,
     scales=(2.0, 1.0),
-    anchor_cells=4.0,
+    anchor_cells=3.0,
     anchors=64,
     candidates=64,
     proposals=64,
