@@ -94,7 +94,7 @@ class WorldOutput(Section):
   format: str = field("stores", "of the files", choices=FORMATS)
   label: str = field("", "of stores", choices=("", "cell", "verb", "noun"))
   queries: int = field(4, "ego4d: of a clip", at_least=1, at_most=64)
-  before: tuple[int, int] = field((2, 20), "ego4d: frames", at_least=1)
+  before: tuple[int, int] = field((2, 18), "ego4d: frames", at_least=1)
   jpeg_quality: int = field(95, "davis: of the frames", at_least=1, at_most=100)
   shown: int = field(6, "clips on the page", at_least=0, at_most=64)
 
@@ -185,9 +185,9 @@ RECIPES = {
   # What a hand will touch; a model of 1 to 3 million parameters learns it.
   "ego4d_small": World(
     scene=SceneConfig(
-      "hand", 48, fps=16.0, things=(4, 6), camera="still", actor="hand", nouns="colour"
+      "hand", 40, fps=16.0, things=(3, 5), camera="still", actor="hand", nouns="colour"
     ),
-    amount=WorldAmount(train=800, val=200),
+    amount=WorldAmount(train=600, val=150),
     output=WorldOutput("ego4d"),
   ),
   "cater_small": World(

@@ -31,7 +31,7 @@ COLOURS = {  # nouns, where these tell things apart
   "blue": (0.12, 0.2, 0.85),
   "magenta": (0.85, 0.2, 0.75),
 }
-_CABINET = (0.5, 0.33, 0.18)  # its colour, where colours are nouns
+_CABINET, _SLEEVE = (0.5, 0.33, 0.18), (0.4, 0.4, 0.43)  # theirs, where colours are nouns
 _SKINS = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.51), (0.66, 0.46, 0.33), (0.43, 0.29, 0.21))
 _SQUEEZE = 0.006  # that fingers are closed farther than what they hold
 _WAIT, _COME, _NEAR = 0.22, 0.6, 0.72  # shares of the film: begins to come, is above, has closed
@@ -70,6 +70,8 @@ def build(spec: Spec) -> Scene:
   script = _script(rng, spec, verb, actor, things)
   form_name = "hand" if actor == "hand" else "gripper"
   look = _surface(rng, actor)
+  if spec.nouns == "colour":
+    look = dataclasses.replace(look, rgb2=_SLEEVE)
   start = scene_lib.vector(script.track.pos_N3[0])
   own = Thing(actor, actor, form_name, _SIZES[form_name], look, start, motion=DRIVEN)
   order = [int(i) for i in rng.permutation(len(things))]  # numbers say nothing
