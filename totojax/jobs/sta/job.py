@@ -105,7 +105,7 @@ def _run(
   state, finished = train.fit(run, workdir, interrupted=interrupted)
   if not finished:
     return False
-  outcome.write(found["validation"], detect(state), config, workdir)
+  outcome.write(found["validation"], detect(state), config, annotations["train"], workdir)
   return True
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from totojax.config import sta
 from totojax.data.pixels import movies
 from totojax.data.sources import sta as source
-from totojax.evals import sta_map, sta_results
+from totojax.evals import sta_baselines, sta_map, sta_results
 from totojax.jobs.generate import prompts
 from totojax.jobs.sta import inputs
 from totojax.report import page, sta_sections
@@ -38,10 +38,39 @@ def scores(found: inputs.Inputs, detections: Found) -> dict[str, float]:
   return sta_map.top_k_map(detections, truth(found))
 
 
+def rules(train: source.Annotations, found: inputs.Inputs) -> dict[str, dict[str, float]]:
+  """Top-5 mAP of rules that look at no pixels; those about the hand where a world told."""
+  queries, true = found.queries, truth(found)
+  rows = {
+    f"the most frequent noun with its {box} box": sta_baselines.constant(train, queries, box=box)
+    for box in sta_baselines.BOXES
+  }
+  try:
+    around = sta_baselines.read_around(found.annotations)
+  except ValueError:  # Ego4D does not say where hand and things are
+    around = None
+  if around is not None:
+    for count, name in ((1, "the object nearest to the hand"), (5, "the nearest five objects")):
+      rows[name] = sta_baselines.nearest(train, queries, around, count=count)
+  return {name: sta_map.top_k_map(row, true) for name, row in rows.items()}
+
+
 def write(
-  found: inputs.Inputs, detections: Found, config: sta.Anticipating, workdir: epath.Path
+  found: inputs.Inputs,
+  detections: Found,
+  config: sta.Anticipating,
+  train: source.Annotations,
+  workdir: epath.Path,
 ) -> None:
-  """Writes results.json, metrics.json, pictures/ and report.html."""
+  """Writes results.json, metrics.json, pictures/ and report.html.
+
+  Args:
+    found: what was read.
+    detections: by uid.
+    config: of the run.
+    train: what rules are made of.
+    workdir: the run directory.
+  """
   annotations, path = found.annotations, workdir / "results.json"
   # Checked by the challenge's own rules; uids that were not read get a box of score 0.
   sta_results.write(path, detections, annotations)
@@ -60,6 +89,7 @@ def write(
   if true:
     metrics |= sta_map.summary(detections, true, videos)
     metrics["plain"] = sta_map.top_k_map(detections, true, k=1)
+    metrics["baselines"] = rules(train, found)
   if config.paper.name:
     metrics["paper"] = dataclasses.asdict(config.paper)
   metrics["drawn"] = _pictures(found, detections, config, workdir)
