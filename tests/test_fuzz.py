@@ -73,7 +73,7 @@ from totojax.data.sources import (
   ucf101,
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
-from totojax.evals import lpips, sta_results
+from totojax.evals import lpips, sta_baselines, sta_results
 from totojax.jobs import exchange
 from totojax.jobs.sta import encoding as sta_encoding
 from totojax.jobs.sweep import finished
@@ -772,6 +772,31 @@ def sta_results_show(path, value, sound):
   return "legal" if value.keys() == sound.keys() else "other images"
 
 
+def make_sta_around(path):
+  anticipated.write(path, file="fho_sta_train.json")
+  thing = {"box": [1.0, 2.0, 30.5, 40.0], "noun_category_id": 4, "away_m": 0.25}
+  uids = [row["uid"] for row in anticipated.annotations()["annotations"]]
+  value = {uid: {"tip": [1.0, 2.0], "things": [thing, thing]} for uid in uids}
+  (path / "world_sta_train.json").write_text(json.dumps(value))
+
+
+def read_sta_around(path):
+  found = sta_baselines.read_around(sta.read(str(path), "train", media=None))
+  keys = ("boxes", "nouns", "away_m")
+  return {uid: [getattr(one, key).tolist() for key in keys] for uid, one in found.items()}
+
+
+def sta_around_shows(path, value, sound):
+  told = json.loads((path / "world_sta_train.json").read_bytes())
+  ids = [row["id"] for row in anticipated.NOUNS]
+  for uid, (boxes, nouns, away_m) in value.items():
+    things = told[uid]["things"]
+    keys = ("box", "noun_category_id", "away_m")
+    if [boxes, [ids[n] for n in nouns], away_m] != [[one[key] for one in things] for key in keys]:
+      return f"{uid} is not so in the file"
+  return "legal" if value.keys() == sound.keys() else "other queries"
+
+
 def make_howto100m(path):
   touched(path, "v/a.mp4", "v/b.mp4", "v/c.mp4")
   rows = "video_id,start_s,end_s\na,1.5,3\nb,,\nd,,\n"
@@ -1380,6 +1405,9 @@ READERS: dict[str, Reader] = {
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
   "sta": Reader(anticipated.make, read_sta, (anticipated.FILE,), sta_shows),
   "sta_results": Reader(make_sta_results, read_sta_results, ("results.json",), sta_results_show),
+  "sta_around": Reader(
+    make_sta_around, read_sta_around, ("world_sta_train.json",), sta_around_shows
+  ),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
   "intphys": Reader(make_intphys, read_physics("intphys"), ("O1/01/*/status.json",), physics_shows),
   **{
