@@ -137,8 +137,7 @@ class Detector:
     return shapes
 
   def axes(self) -> dict[str, PartitionSpec]:
-    """Logical axes: of matrices and kernels "embed" comes in, so that they decay, "mlp" goes
-    out; all lie whole on every device."""
+    """Logical axes: those of convolutions, which decay and lie whole on every device."""
     names = ("conv_height", "conv_width", "conv_in", "conv_out")
     return {
       name: PartitionSpec("bias") if len(shape) == 1 else PartitionSpec(*names[-len(shape) :])
@@ -210,7 +209,6 @@ class Detector:
     out, regions_BK4, region = jax.vmap(one)(score_BM, deltas_BM4, truth, keys_B)
     head = self._region_heads(params, maps, regions_BK4, context_BD)
     more = jax.vmap(self._region_losses)(*head, regions_BK4, region)
-    # A row without objects has no time to contact.
     return {name: jnp.sum(value_B) for name, value_B in {**out, **more}.items()}
 
   def detect(

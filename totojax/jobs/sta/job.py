@@ -39,13 +39,11 @@ class Prepared:
 
   Attributes:
     task: what is trained.
-    made: split -> files of what the task reads.
-    views: split -> records of a query.
-    encode: gives what makes those files; None: they are others'.
+    encode: gives what makes of pixels what the task reads; None: it is others'.
     sizes: sides of clips and stills in pixels.
-    read: split -> reads records of its files.
+    each: records of a file of what is read.
     facts: for manifest.json.
-    optimiser: (steps) -> the optimiser; None: the config's AdamW.
+    optimiser: updates -> the optimiser; None: the config's AdamW.
     start: fresh parameters -> those that the run starts from; None: these.
     tokens: of a row, for the rate.
     cost: FLOPs of a token; 0: not known.
