@@ -33,6 +33,7 @@ import time
 from typing import Any
 import zipfile
 
+import anticipated
 from etils import epath
 import fuzzing
 import h5py
@@ -68,6 +69,7 @@ from totojax.data.sources import (
   physics,
   real,
   ssv2,
+  sta,
   tars,
   tfds_source,
   tracks,
@@ -75,8 +77,9 @@ from totojax.data.sources import (
 )
 from totojax.data.store import certificates, feature_files, manifests, store as store_lib
 from totojax.data.trajectories import lerobot, robomimic
-from totojax.evals import lpips
+from totojax.evals import lpips, sta_baselines, sta_results
 from totojax.jobs import exchange
+from totojax.jobs.sta import encoding as sta_encoding
 from totojax.jobs.sweep import finished
 from totojax.report import page, reading as report_reading, run_sections
 from totojax.rundir import directory, files, lock, metrics
@@ -697,6 +700,107 @@ def ego4d_shows(path, value, sound):
   return "legal" if value["rows"] == there else f"{value['rows']}, and the file says {told}"
 
 
+def read_sta(path):
+  """Queries with all that they say and a frame of each, classes, and how many are left out."""
+  found = sta.read(str(path), "train")
+  rows = {
+    query.uid: [query.video, query.frame, query.width_px, query.height_px, query.fps]
+    + [array.tolist() for array in (query.boxes, query.nouns, query.verbs, query.ttc_s)]
+    + [plain(sta.clip(query, 1, 1))]
+    for query in found.queries
+  }
+  ids = dict(zip(("noun", "verb"), (found.noun_ids, found.verb_ids)))
+  return {"rows": rows, "ids": plain(ids), "missing": len(found.missing)}
+
+
+def sta_shows(path, value, sound):
+  """Each query stands in the file so, with some of its objects; another reader of JSON says."""
+  told = json.loads((path / anticipated.FILE).read_bytes())
+  about = (told["info"] if "info" in told else {}).get("video_metadata") or told["videos"]
+  entries = {}
+  for row in told["annotations"]:
+    if isinstance(row, dict) and isinstance(row.get("uid"), str):
+      entries.setdefault(row["uid"], row)
+  for uid, (name, frame, *size, boxes, nouns, verbs, ttc_s, pixels) in value["rows"].items():
+    row = entries[uid]
+    wanted = [about[name][key] for key in ("frame_width", "frame_height", "fps")]
+    if name != row.get("video_uid", row.get("video_id")) or [frame, *size] != [
+      row["frame"],
+      *wanted,
+    ]:
+      return f"{uid} is not so in the file"
+    ids = value["ids"]
+    for box, noun, verb, time_s in zip(boxes, nouns, verbs, ttc_s):
+      one = [box, ids["noun"][noun], ids["verb"][verb], time_s]
+      if not any(is_object(given, one) for given in row["objects"]):
+        return f"{uid} has an object that is not in the file"
+    if frame == sound["rows"].get(uid, [0, None])[1] and pixels != sound["rows"][uid][-1]:
+      return f"{uid} has other pixels"
+  return "legal"
+
+
+def is_object(given, one):
+  keys = ("box", "noun_category_id", "verb_category_id", "time_to_contact")
+  try:
+    box, noun, verb, time_s = (given[key] for key in keys)
+    return [np.array(box, np.float32).tolist(), noun, verb, float(np.float32(time_s))] == one
+  except (TypeError, KeyError, ValueError):
+    return False
+
+
+def make_sta_results(path):
+  anticipated.write(path)
+  (path / "results.json").write_text(json.dumps(anticipated.results()))
+
+
+def read_sta_results(path):
+  known = sta.read(str(path), "train", media=None)
+  found = sta_results.read(path / "results.json", known)
+  keys = ("boxes", "nouns", "verbs", "ttc_s", "scores")
+  return {uid: [getattr(one, key).tolist() for key in keys] for uid, one in found.items()}
+
+
+def sta_results_show(path, value, sound):
+  """All that the file has of each image, with ids in place of numbers of classes."""
+  told = json.loads((path / "results.json").read_bytes())["results"]
+  nouns, verbs = ([row["id"] for row in rows] for rows in (anticipated.NOUNS, anticipated.VERBS))
+  for uid, (boxes, noun, verb, ttc_s, scores) in value.items():
+    ids = [nouns[n] for n in noun], [verbs[v] for v in verb]
+    names = ("box", "noun_category_id", "verb_category_id", "time_to_contact", "score")
+    wanted = [[row[name] for row in told[uid]] for name in names]
+    if repr([boxes, *ids, ttc_s, scores]) != repr(
+      [[[float(v) for v in box] for box in wanted[0]], *(list(map(int, x)) for x in wanted[1:3])]
+      + wanted[3:]
+    ):
+      return f"{uid} is not so in the file"
+  return "legal" if value.keys() == sound.keys() else "other images"
+
+
+def make_sta_around(path):
+  anticipated.write(path, file="fho_sta_train.json")
+  thing = {"box": [1.0, 2.0, 30.5, 40.0], "noun_category_id": 4, "away_m": 0.25}
+  uids = [row["uid"] for row in anticipated.annotations()["annotations"]]
+  value = {uid: {"tip": [1.0, 2.0], "things": [thing, thing]} for uid in uids}
+  (path / "world_sta_train.json").write_text(json.dumps(value))
+
+
+def read_sta_around(path):
+  found = sta_baselines.read_around(sta.read(str(path), "train", media=None))
+  keys = ("boxes", "nouns", "away_m")
+  return {uid: [getattr(one, key).tolist() for key in keys] for uid, one in found.items()}
+
+
+def sta_around_shows(path, value, sound):
+  told = json.loads((path / "world_sta_train.json").read_bytes())
+  ids = [row["id"] for row in anticipated.NOUNS]
+  for uid, (boxes, nouns, away_m) in value.items():
+    things = told[uid]["things"]
+    keys = ("box", "noun_category_id", "away_m")
+    if [boxes, [ids[n] for n in nouns], away_m] != [[one[key] for one in things] for key in keys]:
+      return f"{uid} is not so in the file"
+  return "legal" if value.keys() == sound.keys() else "other queries"
+
+
 def make_howto100m(path):
   touched(path, "v/a.mp4", "v/b.mp4", "v/c.mp4")
   rows = "video_id,start_s,end_s\na,1.5,3\nb,,\nd,,\n"
@@ -1139,6 +1243,39 @@ def maps_show(path, value, sound):
   return "legal" if same else f"not the file's: {wanted}"
 
 
+SEEN = {
+  "clip": np.arange(24, dtype=np.float32).reshape(2, 4, 3),
+  "still": np.arange(27, dtype=np.float32).reshape(3, 3, 3) / 7,
+}
+
+
+def make_seen(ending):
+  def make(path):
+    file = path / f"q.{ending}"
+    if ending == "npz":
+      np.savez_compressed(file, **SEEN)
+    else:
+      safetensors.numpy.save_file(SEEN, file)
+
+  return make
+
+
+def read_seen(path):
+  return {name: plain(x) for name, x in sorted(sta_encoding.read(str(path), "q").items())}
+
+
+def seen_shows(path, value, sound):
+  """numpy and safetensors read the same features of a clip and its last frame."""
+  (file,) = path.glob("q.*")
+  tensors = dict(np.load(file)) if file.suffix == ".npz" else safetensors.numpy.load_file(file)
+  wanted = {}
+  for name in sorted(tensors.keys() & {"clip", "still"}):
+    x = tensors[name].astype(np.float32)
+    lead = x.shape[:1] if name == "clip" else ()
+    wanted[name] = plain(x.reshape(*lead, -1, x.shape[-1]))
+  return "legal" if wanted == value else f"not the file's: {wanted}"
+
+
 # What users write, and what runs leave.
 
 
@@ -1346,6 +1483,11 @@ READERS: dict[str, Reader] = {
     legal=real_shows,
   ),
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
+  "sta": Reader(anticipated.make, read_sta, (anticipated.FILE,), sta_shows),
+  "sta_results": Reader(make_sta_results, read_sta_results, ("results.json",), sta_results_show),
+  "sta_around": Reader(
+    make_sta_around, read_sta_around, ("world_sta_train.json",), sta_around_shows
+  ),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
   "intphys": Reader(make_intphys, read_physics("intphys"), ("O1/01/*/status.json",), physics_shows),
   **{
@@ -1389,6 +1531,8 @@ READERS: dict[str, Reader] = {
   "tracks_named": Reader(make_named_tracks, read_named_tracks, ("mine.txt",), named_tracks_show),
   "maps_npz": Reader(make_maps("npz"), read_maps, legal=maps_show),
   "maps_safetensors": Reader(make_maps("safetensors"), read_maps, legal=maps_show),
+  "seen_npz": Reader(make_seen("npz"), read_seen, legal=seen_shows),
+  "seen_safetensors": Reader(make_seen("safetensors"), read_seen, legal=seen_shows),
   "plugin": Reader(make_plugin, read_plugin, ("mine.py",), of_the_user),
   "config": Reader(make_config, read_config, ("c.py",), of_the_user),
   "run_files": Reader(make_run_files, read_run_files, legal=run_files_show),

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS, to_config
 
 KINDS = ("tabletop", "containers", "hand")
-FORMATS = ("stores", "davis", "cater")
+FORMATS = ("stores", "davis", "cater", "ego4d")
 ACTORS = ("", "hand", "gripper", "panda", "iiwa")
 LABELS = {"tabletop": ("",), "containers": ("", "cell"), "hand": ("", "verb", "noun")}
 MOST_THINGS = 24
@@ -26,6 +26,8 @@ class SceneConfig(Section):
     camera: "both": every other scene.
     actor: of "hand": who acts; "": a hand or a gripper, by the seed. The arms
       have the joints of Franka's Panda and KUKA's LBR iiwa 7.
+    nouns: of "hand": "colour": things are plain, and their noun is their colour, which
+      a small model sees; a drawer is one by its shape.
     carried_frac: of "containers": clips in which the snitch is carried while it
       is hidden, and is hidden at the end; in the others it is not. 0: as it comes.
     move_frames: of "containers": of one movement.
@@ -40,6 +42,7 @@ class SceneConfig(Section):
   camera: str = field("both", "of a scene", choices=("still", "moving", "both"))
   container: str = field("cone", "containers: what covers", choices=("cone", "cup"))
   actor: str = field("", "hand: who acts", choices=ACTORS)
+  nouns: str = field("shape", "hand: what things are told apart by", choices=("shape", "colour"))
   carried_frac: float = field(0.0, "containers: carried while hidden", at_least=0, at_most=1)
   move_frames: tuple[int, int] = field((20, 30), "containers: least and most", "CATER", at_least=4)
 
@@ -81,13 +84,17 @@ class WorldOutput(Section):
     format: "stores": WORKDIR/train and WORKDIR/val, which other jobs read, and
       their truth in WORKDIR/train_truth and WORKDIR/val_truth; "davis":
       JPEGImages, Annotations and ImageSets of DAVIS 2017; "cater": videos, scenes
-      and lists of CATER.
+      and lists of CATER; "ego4d": videos and annotations of short-term anticipation.
     label: stores: what is labelled: the snitch's last cell, what the hand does,
       or to what; "": nothing.
+    queries: of "ego4d": frames of a clip that are asked about.
+    before: of "ego4d": frames that they are before the contact, least and most.
   """
 
   format: str = field("stores", "of the files", choices=FORMATS)
   label: str = field("", "of stores", choices=("", "cell", "verb", "noun"))
+  queries: int = field(4, "ego4d: of a clip", at_least=1, at_most=64)
+  before: tuple[int, int] = field((2, 18), "ego4d: frames", at_least=1)
   jpeg_quality: int = field(95, "davis: of the frames", at_least=1, at_most=100)
   shown: int = field(6, "clips on the page", at_least=0, at_most=64)
 
@@ -115,6 +122,10 @@ class World(Job):
         f"output.format is 'cater', and scene.kind {scene.kind!r}; CATER's files are of"
         " 'containers'"
       )
+    if kind == "ego4d":
+      self._check_ego4d()
+    if label == "noun" and scene.nouns != "shape":
+      raise ConfigError("output.label is 'noun', and scene.nouns 'colour'; stores label shapes")
     if kind == "stores" and scene.width_px != scene.height_px:
       raise ConfigError(
         f"frames are {scene.width_px} x {scene.height_px}, and stores hold squares; set"
@@ -124,6 +135,20 @@ class World(Job):
       raise ConfigError("amount.train and amount.val are both 0; nothing would be rendered")
     if self.processes == 0:
       raise ConfigError("processes is 0; rendering takes one or more (-1: one for each core)")
+
+  def _check_ego4d(self) -> None:
+    least, most = self.output.before
+    if self.scene.kind != "hand" or self.scene.camera != "still":
+      raise ConfigError(
+        f"output.format is 'ego4d', scene.kind {self.scene.kind!r} and scene.camera"
+        f" {self.scene.camera!r}; its files are of 'hand' seen by a 'still' one"
+      )
+    if not least < most < self.scene.frames // 2 or most - least + 1 < self.output.queries:
+      raise ConfigError(
+        f"output.before is {(least, most)}; it should be from a smaller number to a greater one,"
+        f" below half of scene.frames {self.scene.frames}, with room for output.queries"
+        f" {self.output.queries}"
+      )
 
 
 def recipe(what: str) -> ConfigDict:
@@ -156,6 +181,14 @@ RECIPES = {
   ),
   "cater": World(
     scene=_CATER, amount=WorldAmount(train=3850, val=1650), output=WorldOutput("cater")
+  ),
+  # What a hand will touch; a model of 1 to 3 million parameters learns it.
+  "ego4d_small": World(
+    scene=SceneConfig(
+      "hand", 40, fps=16.0, things=(3, 5), camera="still", actor="hand", nouns="colour"
+    ),
+    amount=WorldAmount(train=600, val=150),
+    output=WorldOutput("ego4d"),
   ),
   "cater_small": World(
     scene=dataclasses.replace(

@@ -24,7 +24,7 @@ from totojax.data.store import certificates, fill, manifests, shards
 from totojax.data.store.store import Store
 from totojax.report import page, world_sections
 from totojax.rundir import console, directory, files, pieces
-from totojax.world import cater, davis, delivery, processes, records
+from totojax.world import cater, davis, delivery, ego4d, processes, records
 
 PARTS = "parts"  # a note for each clip, until all are there
 TRUTH = "_truth"  # ends the name of the store of what is true of a store's clips
@@ -194,6 +194,8 @@ def _files(
       bar.advance()
   if config.output.format == "davis":
     davis.write_list(str(workdir), split, [delivery.sequence(n) for n in numbers])
+  elif config.output.format == "ego4d":
+    ego4d.write_lists(str(workdir), split, config.scene, [notes.require(n) for n in numbers])
   else:
     cater.write_lists(str(workdir), split, [(n, notes.require(n)) for n in numbers])
   return True
@@ -209,7 +211,8 @@ def _finish(config: World, workdir: epath.Path) -> None:
       verbs.update(row["events"])
       if "label" in row:
         labels[row["label"]] += 1
-    keys = list(dict.fromkeys(key for row in rows for key in row if key not in ("events", "cells")))
+    lists = ("events", "cells", "queries")
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in lists))
     table = [
       {**{key: row.get(key, "") for key in keys}, **{v: row["events"].get(v, 0) for v in verbs}}
       for row in rows

@@ -324,6 +324,27 @@ def _self_blocks(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.
   return jax.lax.scan(block, x_BTD, stack)[0]
 
 
+def blocks_by_query(
+  params: Params, x_BTD: jax.Array, query_ND: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """ "blocks" with several queries, of all tokens, and the tokens themselves.
+
+  Args:
+    params: of one head of "blocks"; its own query is not read.
+    x_BTD: float32 features.
+    query_ND: N queries.
+
+  Returns:
+    The tokens after the blocks of self-attention [B, T, D], and what each query
+    pools of them [B, N, D].
+  """
+  visual_BT = jnp.ones(x_BTD.shape[:2], bool)
+  x_BTD = _self_blocks(params, x_BTD, visual_BT)
+  normed_BTD = layer_norm(x_BTD)
+  one = lambda query_D: _cross({**params, "query": query_D}, normed_BTD, visual_BT)  # noqa: E731
+  return x_BTD, jax.vmap(one, out_axes=1)(query_ND)
+
+
 def _cross(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
   """q + attention(q, LN(x)), then + MLP(LN(.)): V-JEPA's block.
 

@@ -95,21 +95,22 @@ def read_json(path: objects.Path, *, most_bytes: int = JSON_BYTES) -> Any:
   return parse(path, load(path, most_bytes=most_bytes))
 
 
-def parse(path: objects.Path, data: bytes, *, finite: bool = True) -> Any:
+def parse(path: objects.Path, data: bytes, *, finite: bool = True, most: int = JSON_VALUES) -> Any:
   """What JSON holds.
 
   Args:
     path: where it is, for errors.
     data: the JSON.
     finite: whether NaN and Infinity, which are no JSON, are refused.
+    most: values that it may have.
 
   Raises:
     Damaged: it is none, or has too many values, too deep ones, a key twice, a
       number that is none or of over 64 bits, or text that is no UTF-8.
   """
   try:
-    if (values := data.count(b",") + data.count(b":")) > JSON_VALUES:
-      raise ValueError(f"it may have {values:,} values, and up to {JSON_VALUES:,} are read")
+    if (values := data.count(b",") + data.count(b":")) > most:
+      raise ValueError(f"it may have {values:,} values, and up to {most:,} are read")
     value = json.loads(
       data,
       object_pairs_hook=_once,

@@ -14,7 +14,7 @@ from totojax.config.world import SceneConfig, World
 from totojax.data.pixels import movies
 from totojax.rundir import files
 from totojax.storage import reading
-from totojax.world import cater, davis, records, scene as scene_lib
+from totojax.world import cater, davis, ego4d, records, scene as scene_lib
 
 if TYPE_CHECKING:
   from totojax.world import film
@@ -41,6 +41,7 @@ def spec(scene: SceneConfig, seed: int, index: int) -> scene_lib.Spec:
     style=getattr(scene, style) if style else "",
     share=scene.carried_frac,
     move_frames=scene.move_frames,
+    nouns=scene.nouns,
   )
 
 
@@ -67,6 +68,8 @@ def deliver(
   if output.format == "davis":
     note["objects"] = davis.write(clip, root, sequence(number), output.jpeg_quality)
     return Delivery(note)
+  if output.format == "ego4d":
+    return Delivery(note | ego4d.write(clip, root, output))
   if output.format == "cater":
     return Delivery(note | cater.write(clip, root, number, split))
   label = records.label_of(clip, output.label)

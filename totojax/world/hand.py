@@ -10,6 +10,8 @@ origin lies between their tips.
 Shapes: N frames.
 """
 
+import dataclasses
+
 import numpy as np
 
 from totojax.config.world import LEAST_FRAMES
@@ -21,6 +23,15 @@ ACTORS = ("hand", "gripper", *arms.ARMS)
 _HALF = (0.6, 0.45)
 _AREA = (0.27, 0.17)
 TAKEN = ("cube", "brick", "ball", "cylinder", "pill", "egg", "bottle", "mug")
+COLOURS = {  # nouns, where these tell things apart
+  "red": (0.85, 0.12, 0.1),
+  "yellow": (0.95, 0.85, 0.12),
+  "green": (0.12, 0.65, 0.2),
+  "cyan": (0.15, 0.75, 0.85),
+  "blue": (0.12, 0.2, 0.85),
+  "magenta": (0.85, 0.2, 0.75),
+}
+_CABINET, _SLEEVE = (0.5, 0.33, 0.18), (0.4, 0.4, 0.43)  # theirs, where colours are nouns
 _SKINS = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.51), (0.66, 0.46, 0.33), (0.43, 0.29, 0.21))
 _SQUEEZE = 0.006  # that fingers are closed farther than what they hold
 _WAIT, _COME, _NEAR = 0.22, 0.6, 0.72  # shares of the film: begins to come, is above, has closed
@@ -53,10 +64,14 @@ def build(spec: Spec) -> Scene:
     motion = FIXED if is_cabinet else scene_lib.FREE
     noun = "drawer" if is_cabinet else shape
     things.append(Thing(f"{noun}_{number}", noun, shape, size, staging.look(rng), pos, yaw, motion))
+  if spec.nouns == "colour":
+    things = _coloured(things, spec.generator(6))
   target = things[0]
   script = _script(rng, spec, verb, actor, things)
   form_name = "hand" if actor == "hand" else "gripper"
   look = _surface(rng, actor)
+  if spec.nouns == "colour":
+    look = dataclasses.replace(look, rgb2=_SLEEVE)
   start = scene_lib.vector(script.track.pos_N3[0])
   own = Thing(actor, actor, form_name, _SIZES[form_name], look, start, motion=DRIVEN)
   order = [int(i) for i in rng.permutation(len(things))]  # numbers say nothing
@@ -84,6 +99,17 @@ def build(spec: Spec) -> Scene:
     arm=actor if actor in arms.ARMS else "",
     friction=0.5,
   )
+
+
+def _coloured(things: list[Thing], rng: np.random.Generator) -> list[Thing]:
+  """The same things in plain colours, which are their nouns; a drawer is one by its shape."""
+  names = iter(staging.pick(rng, tuple(COLOURS), len(things)))
+  out = []
+  for thing in things:
+    noun = thing.noun if thing.shape == "cabinet" else next(names)
+    rgb = COLOURS.get(noun, _CABINET)
+    out.append(dataclasses.replace(thing, noun=noun, look=scene_lib.Look(rgb, rgb)))
+  return out
 
 
 _SIZES = {"hand": 0.05, "gripper": 0.05}

@@ -1,0 +1,1 @@
+"""`run = "sta"` and `run = "sta_frozen"`: short-term anticipation of Ego4D."""
