@@ -18,7 +18,9 @@ import shlex
 import time
 from typing import TypeVar
 
-from cloud import Answers, Bucket, Failure, Foreign, GiveUp, meaning, say, State, Tpu
+import calls
+from calls import GiveUp, say
+from cloud import Answers, Bucket, Failure, Foreign, meaning, State, Tpu
 
 T = TypeVar("T")
 
@@ -131,7 +133,7 @@ class Run:
         if not self.under_way(state):
           self.begin(state)
         ended = self.watch(state)
-      except Failure as failure:
+      except calls.Failure as failure:
         ended = "" if self.finished() else str(failure)
       if not ended:
         return
@@ -143,7 +145,7 @@ class Run:
     for _ in range(PATIENT):
       try:
         return look()
-      except Failure as failure:
+      except calls.Failure as failure:
         if str(failure) != told:
           say(f"{failure}; asked again")
         told = str(failure)
@@ -185,7 +187,7 @@ class Run:
           made = True
         else:
           self.pause()
-      except Failure as failure:
+      except calls.Failure as failure:
         refusals = self.refused(str(failure), refusals)
 
   def refused(self, why: str, refusals: int) -> int:
@@ -218,7 +220,7 @@ class Run:
     """
     try:
       state = self.tpu.state()
-    except Failure:
+    except calls.Failure:
       return ""
     refuse_stopped(state)
     return "" if state.word in ("ready", "changing") else state.why
@@ -248,7 +250,7 @@ class Run:
       if other := [word for word in answers.words.values() if word.startswith("busy with ")]:
         raise Foreign(
           f"{self.tpu.name} is {other[0]}, which is not --workdir {self.bucket.url}; stop that run"
-          " first (tpu_vm.sh stop), or give another --name"
+          f" first ({calls.program}.sh stop), or give another --name"
         )
       if "running" in answers.words.values():
         say(f"{self.tpu.name} is running already; it is watched")
@@ -268,7 +270,7 @@ class Run:
     answers = self.tell(state, "start", *words, supposed="started", looks=False)
     if not answers.all("started"):
       raise Failure(f"not started: {answers}")
-    say("started; its log: tpu_vm.sh logs")
+    say(f"started; its log: {calls.program}.sh logs")
 
   def install(self, state: State) -> None:
     """Installs the project on every worker, which fetches it from the bucket.
@@ -307,7 +309,7 @@ class Run:
         self.tries.see(seen)
         now = {name: version for name, version in seen.items() if counts(name)}
         still, before = (still + 1 if now == before else 0), now
-      except Failure:
+      except calls.Failure:
         still = 0  # nobody knows
       done = seen is not None and "done.json" in seen
       if done and "running" not in words:
@@ -339,7 +341,7 @@ class Run:
     """
     words = set(answers.words.values())
     if "stopped" in words:
-      raise GiveUp("the run was stopped (tpu_vm.sh stop); the same command goes on")
+      raise GiveUp(f"the run was stopped ({calls.program}.sh stop); the same command goes on")
     if "running" in words:
       self.tell(state, "end", supposed="ended")
     own = [host for host, word in sorted(answers.words.items()) if own_failure(word)]
