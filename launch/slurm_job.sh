@@ -53,7 +53,7 @@ say "job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}, start $((${SLURM_RESTART_COU
 before=$(seen)
 asked=
 # Before the time limit (--signal) the batch shell alone is told, and srun would kill at once.
-trap 'asked=yes; scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null' TERM
+trap 'asked=yes; scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null &' TERM
 rm -f "$folder"/status.*
 export folder
 # shellcheck disable=SC2016 # each task expands it

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import pathlib
 import re
 import shlex
 import time
@@ -53,6 +54,15 @@ def counts(name: str) -> bool:
 def own_failure(word: str) -> bool:
   """Whether a status is the run's own: no peer was lost, and no signal came."""
   return word.isdigit() and 0 < int(word) < 128 and int(word) != RESTART
+
+
+def progress_in(workdir: str) -> list[str]:
+  """What a folder of this machine has of it, named as in a bucket."""
+  found = [path for path in pathlib.Path(workdir).rglob("*") if path.parent.name == ".units"]
+  done = [*pathlib.Path(workdir).rglob("done.json")]
+  # A checkpoint is a folder that is renamed once it is whole.
+  whole = [path for path in pathlib.Path(workdir).rglob("checkpoints/*") if path.name.isdigit()]
+  return [*map(str, [*found, *done]), *(f"{path}/commit_success.txt" for path in whole)]
 
 
 @dataclasses.dataclass

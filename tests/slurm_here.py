@@ -52,14 +52,13 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={munge}.socket
+AuthInfo=socket={munge}.socket,cred_expire=3
 CryptoType=crypto/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 ReturnToService=2
 KillWait=20
-SchedulerParameters=sched_min_interval=100000
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdPidFile={folder}/slurmd-%n.pid
