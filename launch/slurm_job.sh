@@ -30,14 +30,21 @@ print("done" if "done.json" in names else zlib.crc32(text.encode()))
 PY
 }
 
-requeue() { # Goes on later, unless Slurm is ending this job already: by itself or by scancel.
-  local state
-  state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null)
-  if [[ $state == RUNNING ]]; then
-    say "$1; requeued"
-    scontrol requeue "$SLURM_JOB_ID" && sleep 300 # which Slurm ends
+state() { # RUNNING, unless Slurm is ending this job already: by itself or by scancel
+  squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null
+}
+
+# shellcheck disable=SC2329 # the trap calls it
+leave() { # Asks the run to save and to leave.
+  asked=yes
+  if [[ $(state) == RUNNING ]]; then timeout 20 scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null & fi
+}
+
+requeue() {
+  say "$1"
+  if [[ $(state) == RUNNING ]] && scontrol requeue "$SLURM_JOB_ID"; then
+    sleep 300 # which Slurm ends
   fi
-  say "$1; ${state:-ending}"
   exit 75
 }
 
@@ -53,7 +60,7 @@ say "job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}, start $((${SLURM_RESTART_COU
 before=$(seen)
 asked=
 # Before the time limit (--signal) the batch shell alone is told, and srun would kill at once.
-trap 'asked=yes; scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null &' TERM
+trap leave TERM
 rm -f "$folder"/status.*
 export folder
 # shellcheck disable=SC2016 # each task expands it

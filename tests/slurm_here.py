@@ -52,7 +52,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={munge}.socket,cred_expire=3
+AuthInfo=socket={munge}.socket
 CryptoType=crypto/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -108,7 +108,11 @@ PartitionName=high Nodes=ALL PriorityTier=10
     while time.monotonic() < end:
       if found := look():
         return found
-      time.sleep(0.2)
+      # What is requeued waits for two minutes, until its credentials have expired.
+      for number in self("squeue", "-h", "-t", "PD", "-o", "%i %r").splitlines():
+        if number.endswith(" BeginTime"):
+          self("scontrol", "update", f"JobId={number.split()[0]}", "StartTime=now")
+      time.sleep(0.3)
     raise AssertionError(f"in vain for {seconds} s: {self('squeue')}{self('sinfo')}")
 
   def close(self):

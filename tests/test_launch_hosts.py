@@ -286,7 +286,9 @@ def _cluster(tmp_path_factory):
   if why := slurm_here.missing():
     pytest.skip(why)
   made = slurm_here.Slurm(tmp_path_factory.mktemp("slurm"))
-  made.env = runs.environment(1) | made.env | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(runs.ROOT)}
+  made.env |= {
+    k: v for k, v in runs.environment(1).items() if not k.startswith(("SLURM", "SBATCH"))
+  }
   yield made
   made.close()
 
