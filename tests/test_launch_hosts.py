@@ -29,7 +29,7 @@ import stores
 import yaml
 
 DOORS = {"slurm": slurm, "ssh": ssh, "container": container, "gke": gke}
-STEPS = 300
+STEPS = 400
 CONFIG = ["--config", "configs/smoke.py"]
 SLURM = ["run", "--nodes", "2", "--gpus", "8", *CONFIG, "--workdir", "/shared/run"]
 SSH = ["run", "--hosts", "a,b", *CONFIG, "--workdir", "/shared/run"]
@@ -327,17 +327,17 @@ def test_a_run_on_slurm_is_preempted_requeued_and_goes_on(cluster, data, tmp_pat
   assert again.returncode == 0 and "already" in again.stderr and "submitted as" not in again.stderr
   log = workdir / "launch" / "run.log"
   try:
-    cluster.until(lambda: reached(workdir, 20) or not cluster("squeue", "-h"), 200)
+    cluster.until(lambda: reached(workdir, 1) or not cluster("squeue", "-h"), 200)
     call = ("sbatch", "-p", "high", "-N2", "-n2", "-o", "/dev/null", "--wrap", "sleep 1")
     cluster(*call, check=True)
-    cluster.until(lambda: (workdir / "done.json").exists() or not cluster("squeue", "-h"), 300)
+    cluster.until(lambda: (workdir / "done.json").exists() or not cluster("squeue", "-h"), 500)
     cluster.until(lambda: not cluster("squeue", "-h"), 60)
   finally:
     print(log.read_text() if log.exists() else "no log")
   text = log.read_text()
   assert "DUE TO PREEMPTION" in text and "stopped at step" in text
-  (resumed,) = re.findall(r"resumed at step (\d+) of 300", text)
-  assert 20 <= int(resumed) < STEPS
+  (resumed,) = re.findall(r"resumed at step (\d+) of 400", text)
+  assert 1 <= int(resumed) < STEPS
   assert "start 2" in text and "finished:" in text.splitlines()[-1]
   assert trained(workdir) == list(range(1, STEPS + 1))
   assert json.loads((workdir / "manifest.json").read_text())["processes"] == 2
@@ -448,7 +448,7 @@ def test_a_run_over_ssh_loses_a_process_and_goes_on(sshd, data, tmp_path):
   assert told.count("started; its log: ssh.sh logs") == 2
   assert "b: 137" in told and f"finished: {workdir}" in told.splitlines()[-1]
   log = (workdir / "launch" / "a.log").read_text()
-  (resumed,) = re.findall(r"resumed at step (\d+) of 300", log)
+  (resumed,) = re.findall(r"resumed at step (\d+) of 400", log)
   assert 50 <= int(resumed) < STEPS
   assert trained(workdir) == list(range(1, STEPS + 1))
 
