@@ -1,4 +1,4 @@
-"""Before a TPU is made: does the run fit, and how do its tokens get there?
+"""Before anything is paid: does the run fit, and how do its tokens get there?
 
 Asks this project's planner, where it is installed here, and copies stores of
 tokens into the bucket.

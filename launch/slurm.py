@@ -151,7 +151,8 @@ class Session:
     words = ("squeue", "--me", f"--name={self.options.name}", "--noheader", "--format=%i|%T|%r|%k")
     rows = [line.split("|", 3) for line in self.call(*words, supposed="").splitlines()]
     ours = [row for row in rows if len(row) == 4]
-    if other := [row for row in ours if row[3] != self.options.workdir]:
+    known = (self.options.workdir, "(null)", "")  # not every Slurm keeps comments
+    if other := [row for row in ours if row[3] not in known]:
       raise GiveUp(
         f"job {other[0][0]} is called {self.options.name}, too, and is of {other[0][3]}; give"
         " another --name"

@@ -113,6 +113,17 @@ def test_a_job_asks_slurm_for_what_was_asked(dry):
   assert "gpus-per-node=1" in alone and "JAX_LOCAL_DEVICE_IDS=0" not in alone
 
 
+def test_a_job_is_not_submitted_twice_and_anothers_is_left_alone(monkeypatch, capsys):
+  rows = {"of": "/shared/run"}
+  answer = lambda self, *words, supposed=None: f"7|RUNNING|None|{rows['of']}\n"
+  monkeypatch.setattr(slurm.Session, "call", answer)
+  assert slurm.main([*SLURM, "--dry-run"]) == 0
+  assert "job 7 is running already (None); nothing was submitted" in capsys.readouterr().err
+  rows["of"] = "/shared/other/run"
+  assert slurm.main([*SLURM, "--dry-run"]) == 1
+  assert "job 7 is called run, too, and is of /shared/other/run; give" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   "limit, hours",
   [
@@ -293,14 +304,14 @@ def _cluster(tmp_path_factory):
   made.close()
 
 
-def smoke(data, steps=STEPS):
-  """Flags of a run that has a checkpoint every 50 steps."""
+def smoke(data, steps=STEPS, every=50):
+  """Flags of a run that has a checkpoint every so many steps."""
   return [
     "--",
     f"--config.data.train.moving.path={data[0]}",
     f"--config.data.validation.moving={data[1]}",
     f"--config.train.total_tokens={steps * 128.0}",
-    "--config.every.checkpoint_steps=50",
+    f"--config.every.checkpoint_steps={every}",
     "--config.every.eval_steps=10000",
   ]
 
@@ -429,28 +440,30 @@ def test_a_run_over_ssh_loses_a_process_and_goes_on(sshd, data, tmp_path):
   (port,) = slurm_here.free_ports(1)
   words = ["run", "--hosts", "a,b", *CONFIG, "--workdir", str(workdir), "--no-plan"]
   words += ["--python", sys.executable, "--ssh-flag", f"-F{sshd.config}", "--poll", "0.5"]
-  words += ["--coordinator", "127.0.0.1", "--port", str(port), *smoke(data)]
+  words += ["--coordinator", "127.0.0.1", "--port", str(port), *smoke(data, steps=100, every=20)]
   script = ["bash", str(runs.ROOT / "launch" / "ssh.sh"), *words]
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
   with subprocess.Popen(script, cwd=runs.ROOT, **pipes) as process:
     try:
-      end = time.monotonic() + 200
-      while not reached(workdir, 60) and time.monotonic() < end and process.poll() is None:
+      end = time.monotonic() + 400
+      while not reached(workdir, 22) and time.monotonic() < end and process.poll() is None:
         time.sleep(0.1)
       (pid,) = sshd.home.glob(".cache/totojax/launch/*/b/totojax.pid")
       os.kill(int(pid.read_text()), signal.SIGKILL)
-      told, _ = process.communicate(timeout=300)
+      told, _ = process.communicate(timeout=400)
     finally:
       process.kill()
+      for left in sshd.home.glob(".cache/totojax/launch/*/*/totojax.session"):
+        subprocess.run(["pkill", "-KILL", "-s", left.read_text().split()[0]])
       if left := [*sshd.home.glob(".cache/totojax/launch/*/*/totojax.log")]:
         print(*(path.read_text() for path in left), sep="\n---\n")
   assert process.returncode == 0, told
   assert told.count("started; its log: ssh.sh logs") == 2
   assert "b: 137" in told and f"finished: {workdir}" in told.splitlines()[-1]
   log = (workdir / "launch" / "a.log").read_text()
-  (resumed,) = re.findall(r"resumed at step (\d+) of 400", log)
-  assert 50 <= int(resumed) < STEPS
-  assert trained(workdir) == list(range(1, STEPS + 1))
+  (resumed,) = re.findall(r"resumed at step (\d+) of 100", log)
+  assert 20 <= int(resumed) < 100
+  assert trained(workdir) == list(range(1, 101))
 
 
 @pytest.mark.slow
