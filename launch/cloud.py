@@ -6,35 +6,29 @@ follows from it, in `watch`. Needs gcloud and Python 3.9, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
-import shlex
-import signal
 import subprocess
-import sys
-import threading
 from typing import Any, TypeVar
+
+import calls
+from calls import Caller, end_all, GiveUp, say, show
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class GiveUp(Exception):
-  """What no waiting mends; the message says what a person can do."""
 
 
 class Foreign(GiveUp):
   """The TPU is another's: a person's who stopped it, or of another run."""
 
 
-class Failure(Exception):
+class Failure(calls.Failure):
   """A call that failed and may do better later; `meaning` is of what was said."""
 
   def __init__(self, text: str):
@@ -92,96 +86,11 @@ def meaning(text: str) -> str:
   return next(found, "passing")
 
 
-def say(text: str) -> None:
-  print(f"tpu_vm: {text}", file=sys.stderr, flush=True)
-
-
-def show(words: Sequence[str]) -> None:
-  """Prints a command, quoted to be copied."""
-  print("+ " + " ".join(map(shlex.quote, words)), flush=True)
-
-
-_live: set[subprocess.Popen] = set()
-
-
-def _kill(process: subprocess.Popen) -> None:
-  """Ends it with its children, if it is still there."""
-  with contextlib.suppress(ProcessLookupError):
-    os.killpg(process.pid, signal.SIGKILL)
-
-
-def end_all() -> None:
-  """Ends what runs in other threads: nobody waits for it any more."""
-  for process in [*_live]:
-    _kill(process)
-
-
-@dataclasses.dataclass
-class Interrupt:
-  """Ctrl-C and its like, which leave no child behind.
-
-  Attributes:
-    number: of the signal that came; 0: none.
-    held: whether the main thread is just starting a child, which an exception
-      would lose before anybody has its number.
-  """
-
-  number: int = 0
-  held: bool = False
-
-  def hear(self, number: int, _) -> None:
-    self.number = number
-    end_all()
-    if not self.held:
-      raise KeyboardInterrupt
-
-  @contextlib.contextmanager
-  def heard(self) -> Iterator[None]:
-    """Such signals raise KeyboardInterrupt here; those that are ignored do not."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last under nohup
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    self.number = 0
-    for number in before:
-      signal.signal(number, self.hear)
-    try:
-      yield
-    finally:
-      for number, handler in before.items():
-        signal.signal(number, handler)
-
-  def start(self, words: Sequence[str]) -> subprocess.Popen:
-    """A child that `end_all` knows."""
-    main = threading.current_thread() is threading.main_thread()
-    self.held = self.held or main
-    try:
-      process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",  # the end of a log may begin within a character
-        start_new_session=True,
-      )
-      _live.add(process)
-    finally:
-      self.held = self.held and not main
-    if self.number:  # it came meanwhile, and ended what was known by then
-      end_all()
-      raise KeyboardInterrupt
-    return process
-
-
-interrupt = Interrupt()
-
-
 @dataclasses.dataclass(frozen=True)
-class Gcloud:
-  """How gcloud is called: a dry run prints every command and runs none."""
+class Gcloud(Caller):
+  """How gcloud is called."""
 
-  project: str | None
-  dry_run: bool
-  timeout_s: float  # of a look; what changes something has an hour
+  project: str | None = None
 
   def call(self, *words: str, supposed: str | None = None) -> str:
     """What a command printed; `supposed`, of a look: its answer in a dry run.
@@ -213,30 +122,6 @@ class Gcloud:
     """The whole command."""
     project = [] if self.project is None else [f"--project={self.project}"]
     return ["gcloud", *words, *project, "--quiet"]
-
-  def run(self, words: Sequence[str], supposed: str, *, looks: bool) -> tuple[int, str, str]:
-    """(status, output, errors); one that hangs is ended with all its children."""
-    words = self.words(*words)
-    if self.dry_run or not looks:
-      show(words)
-    if self.dry_run:
-      return 0, supposed, ""
-    timeout_s = self.timeout_s if looks else 3600.0
-    try:
-      process = interrupt.start(words)
-    except OSError as error:  # gcloud may be replaced just now, or the disk be full
-      return 1, "", f"ERROR: {words[0]} cannot be called: {error}"
-    try:
-      out, errors = process.communicate(timeout=timeout_s)
-    except BaseException as error:
-      _kill(process)
-      if not isinstance(error, subprocess.TimeoutExpired):
-        raise
-      out, errors = process.communicate()
-      return 1, out, f"{errors}\nno answer in {timeout_s:g} s"
-    finally:
-      _live.discard(process)
-    return process.returncode, out, errors
 
 
 def parsed(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Before a TPU is made: does the run fit, and how do its tokens get there?
+"""Before anything is paid: does the run fit, and how do its tokens get there?
 
 Asks this project's planner, where it is installed here, and copies stores of
 tokens into the bucket.
@@ -17,9 +17,10 @@ import sys
 import tempfile
 from typing import Any
 
-from cloud import Gcloud, GiveUp, say, show
+from calls import Caller, GiveUp, say, show
+from cloud import Gcloud
+from project import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FAMILIES = {"v4": "v4", "v5litepod": "v5e", "v5p": "v5p", "v6e": "v6e"}
 
 
@@ -51,7 +52,7 @@ def mesh_flags(slices: int, flags: Sequence[str]) -> list[str]:
   return [] if own else [f"--config.mesh.data={slices}"]
 
 
-def totojax(gcloud: Gcloud, *words: str, quiet: bool = False) -> str:
+def totojax(caller: Caller, *words: str, quiet: bool = False) -> str:
   """Runs totojax here, having printed the command; returns what it printed.
 
   Raises:
@@ -59,7 +60,7 @@ def totojax(gcloud: Gcloud, *words: str, quiet: bool = False) -> str:
   """
   words = (sys.executable, "-m", "totojax.main", *words)
   show(words)
-  if gcloud.dry_run:
+  if caller.dry_run:
     return ""
   path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
   env = {**os.environ, "PYTHONPATH": path}
@@ -77,9 +78,7 @@ def plan(gcloud: Gcloud, config: str, kind: str, slices: int, flags: Sequence[st
     GiveUp: a flag is wrong, or the run does not fit.
   """
   mesh, shape = mesh_flags(slices, flags), topology(kind)
-  lacking = [m for m in ("jax", "ml_collections") if importlib.util.find_spec(m) is None]
-  if lacking and not gcloud.dry_run:
-    say(f"not planned: this Python has no {lacking[0]} (pip install -e '.[tpu]')")
+  if not gcloud.dry_run and not installed():
     return mesh
   keys = totojax(gcloud, f"--config={config}", *flags, "--list", quiet=True)
   if "plan.probed = " in keys:  # of making tokens
@@ -111,13 +110,60 @@ def plan(gcloud: Gcloud, config: str, kind: str, slices: int, flags: Sequence[st
   return mesh
 
 
-def _planned(gcloud: Gcloud, config: str, flags: Sequence[str]) -> dict[str, Any]:
+def plan_gpus(
+  caller: Caller,
+  config: str,
+  flags: Sequence[str],
+  *,
+  kind: str | None,
+  count: int,
+  price: float | None,
+) -> None:
+  """Lets totojax look at the config and its flags, and asks the planner for `count` GPUs.
+
+  Args:
+    caller: says whether this is a dry run.
+    config: as totojax is given it.
+    flags: for totojax.
+    kind: of GPU, as the planner names it; None: nothing is planned.
+    count: of GPUs.
+    price: of one, an hour; None: no money is told.
+
+  Raises:
+    GiveUp: a flag is wrong, or the run does not fit.
+  """
+  if not caller.dry_run and not installed():
+    return
+  keys = totojax(caller, f"--config={config}", *flags, "--list", quiet=True)
+  why = "" if kind else "no --kind is given"
+  if not caller.dry_run:
+    why = why or ("" if "plan.topology = " in keys else f"{config} has no plan for GPUs")
+  if why:
+    say(f"not planned: {why}")
+    return
+  more = [f"--config.plan.topology=gpu:{kind}:{count}"]
+  if price is not None:
+    more.append(f"--config.plan.price_per_chip_hour={price:.6f}")
+  told = _planned(caller, config, [*flags, *more])
+  if not caller.dry_run and told["best"] is None:
+    raise GiveUp(f"it does not fit on {count} x {kind}: {told.get('error')}; --no-plan goes on")
+
+
+def installed() -> bool:
+  """Whether this Python can ask totojax; says so where it cannot."""
+  lacking = [m for m in ("jax", "ml_collections") if importlib.util.find_spec(m) is None]
+  if lacking:
+    say(f"not planned: this Python has no {lacking[0]} (pip install -e '.[tpu]')")
+  return not lacking
+
+
+def _planned(caller: Caller, config: str, flags: Sequence[str]) -> dict[str, Any]:
   """What the planner writes, which it prints as well; {} in a dry run."""
   with tempfile.TemporaryDirectory() as folder:
     where = (f"--config={config}", f"--workdir={folder}")
-    totojax(gcloud, *where, *flags, "--config.run=plan")
+    totojax(caller, *where, *flags, "--config.run=plan")
     path = pathlib.Path(folder, "plan", "plan.json")
-    return {} if gcloud.dry_run else json.loads(path.read_text(encoding="utf-8"))
+    return {} if caller.dry_run else json.loads(path.read_text(encoding="utf-8"))
 
 
 def copy(gcloud: Gcloud, source: str, url: str, mbit_s: float) -> None:

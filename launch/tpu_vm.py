@@ -59,25 +59,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import contextlib
-import gzip
-import hashlib
 import json
 import os
-import pathlib
 import re
 import shutil
-import signal
 import sys
-import tarfile
 import tempfile
 
+import arguments
+import calls
+from calls import GiveUp, say
 import cloud
-from cloud import Failure, GiveUp, say
+from cloud import Failure
 import prepare
+import project
 import watch
 
-ROOT = prepare.ROOT
 _TPU = ("name", "zone")
 NEEDS = {
   "run": (*_TPU, "type", "config", "workdir"),
@@ -87,17 +84,9 @@ NEEDS = {
   **dict.fromkeys(("stop", "status", "logs", "delete"), _TPU),
   "copy": ("source", "workdir"),
 }
-LARGEST = 200e6  # bytes of the project
-# Of the project, what no worker needs.
-_LEFT_OUT = re.compile(r"^(runs|build|dist)$|^\.|^__pycache__$|\.egg-info$")
 
 
 # --- Arguments ---------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise GiveUp(f"{message}; see --help")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -106,40 +95,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   Raises:
     GiveUp: something is missing or wrong.
   """
-  own, flags = list(words), []
-  if "--" in own:
-    own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
-  parser = _Parser(add_help=False, allow_abbrev=False)
-  parser.add_argument("command")
-  table = re.findall(r"^  (--[\w-]+)( [A-Z]+)? +(.*(?:\n {10}.*)*)", __doc__ or "", re.M)
-  names = {name for name, *_ in table}
-  for i, word in enumerate(own):  # argparse takes no value that begins with --
-    if word in ("--create-flag", "--ssh-flag") and not names & {*own[i + 1 : i + 2]}:
-      own[i : i + 2] = ["=".join(own[i : i + 2])]
-  for name, value, text in table:
-    number = {" N": int, " SECONDS": float}.get(value)
-    default = re.search(r"default (\d+)", text)
-    if not value:
-      parser.add_argument(name, action="store_true")
-    elif value == " F":
-      parser.add_argument(name, action="append", default=[])
-    else:
-      parser.add_argument(
-        name, type=number or str, default=number(default[1]) if number and default else None
-      )
-  options = parser.parse_args(own)
-  options.flags = flags
+  options = arguments.read(words, __doc__)
   check(options)
   return options
 
 
 def check(options: argparse.Namespace) -> None:
   """Raises GiveUp unless the command can be carried out."""
-  needed = NEEDS.get(options.command)
-  if needed is None:
-    raise GiveUp(f"{options.command} is not a command; see --help")
-  if missing := [f"--{name}" for name in needed if not getattr(options, name)]:
-    raise GiveUp(f"{options.command} needs {' '.join(missing)}; see --help")
+  arguments.check_needed(options, NEEDS)
   options.workdir = (options.workdir or "").rstrip("/")
   if options.workdir and not re.fullmatch(r"gs://[^/]+/[^*?#\[\]{}]+", options.workdir):
     raise GiveUp(
@@ -147,26 +110,15 @@ def check(options: argparse.Namespace) -> None:
       " is lost with it, and gcloud takes none of *?#[]{} for a name"
     )
   least = {"worker": 0, "poll": 0, "stall": 0, "node_count": 1, "tries": 1, "mbit": 1, "timeout": 1}
-  for name, low in least.items():
-    if not low <= getattr(options, name) < 1e6:  # nor what is no number
-      name, value = name.replace("_", "-"), getattr(options, name)
-      raise GiveUp(f"--{name} is {value:g}; it is at least {low}, and below a million")
+  arguments.check_least(options, least)
   if options.node_count > 1 and options.direct:
     raise GiveUp("--node-count needs a queued resource; leave --direct out")
   if options.type and not re.fullmatch(r"[a-z0-9]+-[1-9]\d*", options.type):
     raise GiveUp(f"--type is {options.type}; it is GENERATION-NUMBER, such as v5litepod-256")
-  if options.type and "name" in needed and not options.runtime:
+  if options.type and "name" in NEEDS[options.command] and not options.runtime:
     options.runtime = cloud.runtime(options.type)
   if options.config:
-    name, colon, argument = options.config.partition(":")
-    path = (pathlib.Path(name) if os.path.exists(name) else ROOT / name).resolve()
-    if not path.is_file() or ROOT not in path.parents:
-      raise GiveUp(f"--config is {options.config}; it must be a file below {ROOT}")
-    if left_out := [part for part in path.relative_to(ROOT).parts if _LEFT_OUT.search(part)]:
-      raise GiveUp(
-        f"--config is {options.config}; {left_out[0]} goes to no worker: move it to configs"
-      )
-    options.config = path.relative_to(ROOT).as_posix() + colon + argument
+    options.config = arguments.config_file(options.config)
   if not options.dry_run and options.command != "plan" and not shutil.which("gcloud"):
     raise GiveUp("gcloud is not installed; see https://cloud.google.com/sdk/docs/install")
 
@@ -179,7 +131,7 @@ class Session:
 
   def __init__(self, options: argparse.Namespace):
     self.options, self._archive = options, ""
-    self.gcloud = cloud.Gcloud(options.project, options.dry_run, options.timeout)
+    self.gcloud = cloud.Gcloud(options.dry_run, options.timeout, options.project)
     self.bucket = cloud.Bucket(self.gcloud, options.workdir)
     self.tpu = cloud.Tpu(
       self.gcloud,
@@ -205,7 +157,7 @@ class Session:
     if not self._archive:
       with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "totojax.tar.gz")
-        digest = pack(path)
+        digest = project.pack(path)
         say(f"the project, packed: {os.path.getsize(path) / 1e6:.1f} MB")
         self._archive = self.bucket.put(path, f"launch/totojax-{digest}.tar.gz")
     return self._archive
@@ -304,7 +256,7 @@ class Session:
         raise GiveUp(f"--worker is {worker}; there are {sum(workers)}, counted from 0")
       node, worker = self.tpu.nodes[worker // workers[0]], worker % workers[0]
     words = self.gcloud.words(*self.tpu.ssh(node, str(worker), "tail -n 100 -F totojax.log"))
-    cloud.show(words)
+    calls.show(words)
     if not self.options.dry_run:
       os.execvp(words[0], words)
 
@@ -337,57 +289,11 @@ class Session:
     prepare.copy(self.gcloud, options.source, options.workdir, options.mbit)
 
 
-def pack(path: str) -> str:
-  """Packs the project; the same files give the same digest, which is returned.
-
-  Raises:
-    GiveUp: it is so large that data must be in it.
-  """
-
-  size = 0
-
-  def kept(item: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    nonlocal size
-    if item.name != "." and _LEFT_OUT.search(pathlib.PurePath(item.name).name):
-      return None
-    if (ROOT / item.name / "pyvenv.cfg").exists():
-      return None
-    size += item.size
-    if size > LARGEST:
-      raise GiveUp(
-        f"{ROOT} holds more than {LARGEST / 1e6:g} MB, as {item.name}; keep data elsewhere"
-      )
-    item.uid = item.gid = 0
-    item.uname = item.gname = ""
-    return item
-
-  with open(path, "wb") as file, gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed:
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-      archive.add(ROOT, ".", filter=kept)
-  return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:12]
-
-
 def main(words: Sequence[str]) -> int:
-  if not words or {"--help", "-h"} & set(words):
-    print((__doc__ or "").rstrip())
-    return 0 if words else 2
-  try:
-    with cloud.interrupt.heard():
-      options = parse(words)
-      getattr(Session(options), options.command)()
-      if options.dry_run:
-        say("this was a dry run: nothing was done")
-      return 0
-  except (GiveUp, Failure, OSError) as error:
-    say(str(error))
-    return 1
-  except KeyboardInterrupt:
-    if words[0] in ("run", "create"):
-      with contextlib.suppress(OSError):  # of a terminal that was closed
-        say(
-          "interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on"
-        )
-    return 128 + (cloud.interrupt.number or signal.SIGINT)
+  why = "interrupted"
+  if words and words[0] in ("run", "create"):
+    why += "; a TPU that is queued or runs goes on, and costs. The same command goes on"
+  return calls.door("tpu_vm", __doc__, words, lambda: Session(parse(words)), why)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import pathlib
 import re
 import shlex
 import time
 from typing import TypeVar
 
-from cloud import Answers, Bucket, Failure, Foreign, GiveUp, meaning, say, State, Tpu
+import calls
+from calls import GiveUp, say
+from cloud import Answers, Bucket, Failure, Foreign, meaning, State, Tpu
 
 T = TypeVar("T")
 
@@ -51,6 +54,15 @@ def counts(name: str) -> bool:
 def own_failure(word: str) -> bool:
   """Whether a status is the run's own: no peer was lost, and no signal came."""
   return word.isdigit() and 0 < int(word) < 128 and int(word) != RESTART
+
+
+def progress_in(workdir: str) -> list[str]:
+  """What a folder of this machine has of it, named as in a bucket."""
+  found = [path for path in pathlib.Path(workdir).rglob("*") if path.parent.name == ".units"]
+  done = [*pathlib.Path(workdir).rglob("done.json")]
+  # A checkpoint is a folder that is renamed once it is whole.
+  whole = [path for path in pathlib.Path(workdir).rglob("checkpoints/*") if path.name.isdigit()]
+  return [*map(str, [*found, *done]), *(f"{path}/commit_success.txt" for path in whole)]
 
 
 @dataclasses.dataclass
@@ -131,7 +143,7 @@ class Run:
         if not self.under_way(state):
           self.begin(state)
         ended = self.watch(state)
-      except Failure as failure:
+      except calls.Failure as failure:
         ended = "" if self.finished() else str(failure)
       if not ended:
         return
@@ -143,7 +155,7 @@ class Run:
     for _ in range(PATIENT):
       try:
         return look()
-      except Failure as failure:
+      except calls.Failure as failure:
         if str(failure) != told:
           say(f"{failure}; asked again")
         told = str(failure)
@@ -185,7 +197,7 @@ class Run:
           made = True
         else:
           self.pause()
-      except Failure as failure:
+      except calls.Failure as failure:
         refusals = self.refused(str(failure), refusals)
 
   def refused(self, why: str, refusals: int) -> int:
@@ -218,7 +230,7 @@ class Run:
     """
     try:
       state = self.tpu.state()
-    except Failure:
+    except calls.Failure:
       return ""
     refuse_stopped(state)
     return "" if state.word in ("ready", "changing") else state.why
@@ -248,7 +260,7 @@ class Run:
       if other := [word for word in answers.words.values() if word.startswith("busy with ")]:
         raise Foreign(
           f"{self.tpu.name} is {other[0]}, which is not --workdir {self.bucket.url}; stop that run"
-          " first (tpu_vm.sh stop), or give another --name"
+          f" first ({calls.program}.sh stop), or give another --name"
         )
       if "running" in answers.words.values():
         say(f"{self.tpu.name} is running already; it is watched")
@@ -268,7 +280,7 @@ class Run:
     answers = self.tell(state, "start", *words, supposed="started", looks=False)
     if not answers.all("started"):
       raise Failure(f"not started: {answers}")
-    say("started; its log: tpu_vm.sh logs")
+    say(f"started; its log: {calls.program}.sh logs")
 
   def install(self, state: State) -> None:
     """Installs the project on every worker, which fetches it from the bucket.
@@ -307,7 +319,7 @@ class Run:
         self.tries.see(seen)
         now = {name: version for name, version in seen.items() if counts(name)}
         still, before = (still + 1 if now == before else 0), now
-      except Failure:
+      except calls.Failure:
         still = 0  # nobody knows
       done = seen is not None and "done.json" in seen
       if done and "running" not in words:
@@ -339,7 +351,7 @@ class Run:
     """
     words = set(answers.words.values())
     if "stopped" in words:
-      raise GiveUp("the run was stopped (tpu_vm.sh stop); the same command goes on")
+      raise GiveUp(f"the run was stopped ({calls.program}.sh stop); the same command goes on")
     if "running" in words:
       self.tell(state, "end", supposed="ended")
     own = [host for host, word in sorted(answers.words.items()) if own_failure(word)]

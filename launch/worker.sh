@@ -10,8 +10,11 @@
 #                       "busy with URL" where a run of another WORKDIR runs
 #   stop                asks the run to save a checkpoint and to leave
 #   end                 ends whatever is left of a run, at once
+#
+# What it keeps is in TOTOJAX_FOLDER (default: the home). TOTOJAX_EXTRAS are those
+# that are installed; with TOTOJAX_PYTHON, a Python that has totojax, none are.
 set -u
-cd ~ || exit
+cd "${TOTOJAX_FOLDER:-$HOME}" || exit
 
 say() { echo "totojax $(hostname) $*"; }
 
@@ -39,7 +42,7 @@ install() {
     rm -rf totojax && mv totojax.new totojax \
       && { command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh; } \
       && uv venv -q --clear --python 3.12 totojax-env \
-      && uv pip install -q --python totojax-env/bin/python -e './totojax[tpu,data]'
+      && uv pip install -q --python totojax-env/bin/python -e "./totojax[${TOTOJAX_EXTRAS:-tpu,data}]"
   } >install.log 2>&1; then
     say installed
   else
@@ -73,7 +76,7 @@ session() { # The run, in a session of its own.
   echo "== $(date -u +%FT%TZ) $*"
   # From the clone's own folder: from the one that holds it, its name would
   # hide the package.
-  (cd totojax && exec ../totojax-env/bin/python -m totojax.main "$@") &
+  (cd totojax && exec "${TOTOJAX_PYTHON:-../totojax-env/bin/python}" -m totojax.main "$@") &
   main=$!
   echo $main >totojax.part && mv totojax.part totojax.pid
   while sleep 600; do copy_log; done & # it may be lost without a warning
@@ -86,6 +89,11 @@ session() { # The run, in a session of its own.
 }
 
 copy_log() {
+  if [[ $workdir != gs://* ]]; then # a folder that all hosts see
+    mkdir -p "$workdir/launch" && tail -n 2000 totojax.log >"$workdir/launch/$(hostname).log.part" \
+      && mv "$workdir/launch/$(hostname).log.part" "$workdir/launch/$(hostname).log"
+    return
+  fi
   tail -n 2000 totojax.log | gcloud storage cp -q - "$workdir/launch/$(hostname).log" >/dev/null 2>&1
 }
 

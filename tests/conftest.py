@@ -44,6 +44,7 @@ FIRST = (
   "test_joint.py",
   "test_kills.py",
   "test_launch.py",
+  "test_launch_hosts.py",
   "test_notebook.py",
   "test_probe.py",
   "test_resume.py",

@@ -3,16 +3,21 @@
 import ast
 import dataclasses
 import importlib
+import pathlib
 import re
 import shlex
 import shutil
 
 from absl import flags
-import cloud
+import calls
 import code_tree
+import container
+import gke
 import numpy as np
 import pytest
 import runs
+import slurm
+import ssh
 import tpu_vm
 
 from totojax import main  # noqa: F401  whose flags commands may have
@@ -28,6 +33,7 @@ PAGES = [
   runs.ROOT / ".github" / "CONTRIBUTING.md",
   runs.ROOT / ".github" / "SECURITY.md",
 ]
+DOORS = {"container": container, "gke": gke, "slurm": slurm, "ssh": ssh, "tpu_vm": tpu_vm}
 MOST_LINES, MOST_BYTES, MOST_COLUMNS = 150, 12_000, 120
 IMAGE_BYTES = 200_000
 
@@ -222,7 +228,7 @@ def commands(text):
   found = []
   for line in lines:
     for part in line.split("&&"):
-      ours = re.search(r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*", part)
+      ours = re.search(r"(?:launch/\w+\.sh|python -m totojax\.main|\btotojax) .*--.*", part)
       if ours:
         found.append(shlex.split(ours[0]))
   return found
@@ -230,10 +236,10 @@ def commands(text):
 
 def misunderstood(words):
   """Why a command is not understood, or None."""
-  if words[0] == "launch/tpu_vm.sh":
+  if words[0].startswith("launch/"):
     try:
-      tpu_vm.parse([*words[1:2], "--dry-run", *words[2:]])
-    except cloud.GiveUp as error:
+      DOORS[pathlib.Path(words[0]).stem].parse([*words[1:2], "--dry-run", *words[2:]])
+    except calls.GiveUp as error:
       return str(error)
     return None
   of_config = [w for w in words if w.startswith("--config")]

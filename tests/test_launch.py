@@ -20,10 +20,13 @@ import tempfile
 import threading
 import time
 
+import calls
+from calls import GiveUp
 import cloud
-from cloud import Answers, Failure, GiveUp, State
+from cloud import Answers, Failure, State
 import google_cloud
 import prepare
+import project
 import pytest
 import runs
 import stores
@@ -38,7 +41,7 @@ TPU = ["--name", "toto", "--zone", "us-west4-a"]
 TYPE = ["--type", "v5litepod-8"]
 RUN = ["run", *TPU, *TYPE, "--config", "configs/1b.py", "--workdir", "gs://bucket/toto"]
 
-GCLOUD = cloud.Gcloud(None, False, 10.0)
+GCLOUD = cloud.Gcloud(False, 10.0)
 with_gcloud = pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not on PATH")
 
 
@@ -676,7 +679,7 @@ def test_a_dry_run_prints_everything_runs_nothing_and_says_so(tmp_path):
 @pytest.fixture
 def packed(monkeypatch):
   """A project that is packed fast."""
-  monkeypatch.setattr(tpu_vm, "pack", lambda path: str(pathlib.Path(path).write_text("project")))
+  monkeypatch.setattr(project, "pack", lambda path: str(pathlib.Path(path).write_text("project")))
 
 
 @pytest.fixture
@@ -815,7 +818,7 @@ def test_examples_name_zones_that_have_the_type():
 
 
 def test_the_project_is_packed_without_what_no_worker_needs(tmp_path):
-  tpu_vm.pack(str(tmp_path / "a"))
+  project.pack(str(tmp_path / "a"))
   out = subprocess.run(["tar", "-tzf", tmp_path / "a"], capture_output=True, text=True, check=True)
   names = set(out.stdout.splitlines())
   assert {"./setup.py", "./configs/1b.py", "./launch/worker.sh", "./totojax/main.py"} <= names
@@ -827,15 +830,15 @@ def test_a_packed_project_is_the_same_and_has_no_data(tmp_path, monkeypatch):
   for name in ("setup.py", "venv/pyvenv.cfg", "venv/lib/x.py", "runs/1/log", "a/__pycache__/x.pyc"):
     (clone / name).parent.mkdir(parents=True, exist_ok=True)
     (clone / name).write_text(name)
-  monkeypatch.setattr(tpu_vm, "ROOT", clone)
-  digests = {tpu_vm.pack(str(tmp_path / name)) for name in ("a", "b")}
+  monkeypatch.setattr(project, "ROOT", clone)
+  digests = {project.pack(str(tmp_path / name)) for name in ("a", "b")}
   assert len(digests) == 1
   with tarfile.open(tmp_path / "a") as archive:
     assert set(archive.getnames()) == {".", "./setup.py", "./a"}
-  monkeypatch.setattr(tpu_vm, "LARGEST", 1000.0)
+  monkeypatch.setattr(project, "LARGEST", 1000.0)
   (clone / "a" / "tokens").write_bytes(bytes(1001))
   with pytest.raises(GiveUp, match="a clone holds more than 0.001 MB, as ./a/tokens; keep data"):
-    tpu_vm.pack(str(tmp_path / "c"))
+    project.pack(str(tmp_path / "c"))
 
 
 def test_copying_stores_says_bytes_and_hours_first(tmp_path, capsys):
@@ -1002,7 +1005,7 @@ def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
   (no_gcloud / "gcloud").write_text(
     "#!/bin/sh\necho totojax a 0\nsleep 60 &\necho $! > $0.pid\nwait\n"
   )
-  quick = cloud.Gcloud(None, False, 1.0)
+  quick = cloud.Gcloud(False, 1.0)
   begun = time.monotonic()
   answers = cloud.Tpu(quick, "toto", "z").tell("look", (2,), "0")
   assert time.monotonic() - begun < 30
@@ -1121,13 +1124,13 @@ def test_a_child_that_is_just_started_is_ended_as_well(no_gcloud, monkeypatch, t
     def __init__(self, *args, **kwargs):
       super().__init__(*args, **kwargs)
       started.append(self)
-      cloud.interrupt.number = signal.SIGINT
+      calls.interrupt.number = signal.SIGINT
       if not thread:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0)  # which Python hears of between two of its lines
 
-  monkeypatch.setattr(cloud.subprocess, "Popen", Popen)
-  monkeypatch.setattr(cloud, "interrupt", cloud.Interrupt())
+  monkeypatch.setattr(calls.subprocess, "Popen", Popen)
+  monkeypatch.setattr(calls, "interrupt", calls.Interrupt())
 
   def run():
     with pytest.raises(KeyboardInterrupt):
@@ -1160,7 +1163,7 @@ def test_a_child_that_has_ended_by_itself_is_no_error(no_gcloud, monkeypatch, ca
     self.wait()
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(cloud.subprocess.Popen, "communicate", communicate)
+  monkeypatch.setattr(calls.subprocess.Popen, "communicate", communicate)
   assert tpu_vm.main([*RUN]) == 130
   assert capsys.readouterr().err.startswith("tpu_vm: interrupted")
 

@@ -3,6 +3,7 @@
 import io
 import socket
 import threading
+import time
 import types
 
 import jax
@@ -164,6 +165,41 @@ def test_a_name_that_does_not_resolve_is_told_at_once_and_waited_for(monkeypatch
   with pytest.raises(rundir.PeerLost, match="does not resolve") as caught:
     peers._look("host:1", first=False, patience_s=0)
   assert failures.status(caught.value) == rundir.RESTART
+
+
+def test_slurms_coordinator_is_looked_for_as_a_flags_is(monkeypatch):
+  assert peers._of_slurm() == (None, None)  # control: this is no job
+  given = {
+    "JOB_ID": "1",
+    "STEP_NODELIST": "gpu[07-09],x",
+    "NTASKS": "4",
+    "PROCID": "3",
+    "LOCALID": "0",
+  }
+  for name, value in given.items():
+    monkeypatch.setenv(f"SLURM_{name}", value)
+  assert peers._of_slurm() == ("gpu07:61441", 3)
+  none = socket.gaierror(-2, "Name or service not known")
+  monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: (_ for _ in ()).throw(none))
+  with pytest.raises(
+    rundir.PeerLost, match="Slurm's coordinator gpu07:61441 does not resolve here"
+  ):
+    peers.join(
+      coordinator=None, processes=None, process=None, start_timeout_s=0, host_timeout_s=100
+    )
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_coordinator_that_nobody_answers_at_is_told_with_its_name(monkeypatch, capsys, listens):
+  monkeypatch.setattr(peers, "_REACHED_S", 0.0)
+  with socket.socket() as other:
+    other.bind(("127.0.0.1", 0))
+    if listens:
+      other.listen()
+    where = f"127.0.0.1:{other.getsockname()[1]}"
+    peers._while_signals_are_heard(where, time.sleep, 0.5)
+  told = f"nobody answers at {where} (Connection refused)"
+  assert capsys.readouterr().err.count(told) == (0 if listens else 1)
 
 
 class Store:

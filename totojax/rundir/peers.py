@@ -37,6 +37,7 @@ from totojax.storage import outages
 # the same in errors of other types, which storage does not have.
 _LOSS = ("Gloo", "NCCL", "CoordinationService", "heartbeat", "Barrier")
 _LOSS_OF_JAX = (*_LOSS, "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_REACHED_S = 10.0  # until nobody's answer at the coordinator's address is told
 _AGREE_S = 3600  # that one process may take longer than another to open its data
 _MESSAGE_BYTES = 8192
 _MOST = 8  # keys that a message names
@@ -138,9 +139,11 @@ def join(
   import jax
 
   end = time.monotonic() + start_timeout_s
-  if coordinator is not None:
-    _look(coordinator, first=process == 0, patience_s=start_timeout_s)
-  where = coordinator or "the cluster"
+  address, here = (coordinator, process) if coordinator else _of_slurm()
+  if address is not None:
+    of = "--coordinator" if coordinator else "Slurm's coordinator"
+    _look(address, of=of, first=process == 0, patience_s=start_timeout_s)
+  where = address or "the cluster"
   left_s = max(round(end - time.monotonic()), 1)
   faulthandler.disable()  # absl's: stacks of a process that is not to blame
   with _apart() as (stderr, told), console.phase(f"waiting for the others at {where}", shown=True):
@@ -149,6 +152,7 @@ def join(
     )
     try:
       _while_signals_are_heard(
+        None if here == 0 else address,
         jax.distributed.initialize,
         coordinator,
         processes,
@@ -162,7 +166,23 @@ def join(
   _at_abort(lambda: (line, rundir.RESTART), 2)
 
 
-def _look(coordinator: str, *, first: bool, patience_s: float) -> None:
+def _of_slurm() -> tuple[str | None, int | None]:
+  """(host:port of process 0, which process this is) where Slurm tells jax; else Nones.
+
+  Other clusters' coordinators are addresses, or are waited for by jax itself.
+  """
+  from jax._src import clusters
+
+  with contextlib.suppress(AttributeError, TypeError):  # of another jax: it looks by itself
+    for cluster in clusters.ClusterEnv._cluster_types:
+      if cluster.name == "slurm" and cluster.is_env_present():
+        port = os.environ.get("JAX_COORDINATOR_PORT")
+        address = cluster.get_coordinator_address(timeout_secs=None, override_coordinator_port=port)
+        return address, cluster.get_process_id()
+  return None, None
+
+
+def _look(coordinator: str, *, first: bool, patience_s: float, of: str = "--coordinator") -> None:
   """Waits until the coordinator's name resolves; process 0 needs its port free."""
   name, port = _address(coordinator)
   if first:
@@ -173,9 +193,9 @@ def _look(coordinator: str, *, first: bool, patience_s: float) -> None:
       found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
       break
     except UnicodeError:
-      raise ConfigError(f"--coordinator is {coordinator!r}; its host is no name") from None
+      raise ConfigError(f"{of} is {coordinator!r}; its host is no name") from None
     except OSError as error:
-      why = f"the host of --coordinator {coordinator} does not resolve here ({error.strerror})"
+      why = f"the host of {of} {coordinator} does not resolve here ({error.strerror})"
     if time.monotonic() >= end:
       raise rundir.PeerLost(
         f"{why}, and was asked for {patience_s:g} s (--start_timeout_s); give the name or the"
@@ -192,14 +212,36 @@ def _look(coordinator: str, *, first: bool, patience_s: float) -> None:
     )
 
 
-def _while_signals_are_heard(call: Callable[..., None], *args: Any, **more: Any) -> None:
-  """Calls in another thread: Python hears signals in the main one, and not in C++."""
+def _while_signals_are_heard(
+  address: str | None, call: Callable[..., None], *args: Any, **more: Any
+) -> None:
+  """Calls in another thread: Python hears signals in the main one, and not in C++.
+
+  Where it lasts, and nobody answers at the address, that is told.
+  """
   pool = concurrent.futures.ThreadPoolExecutor(1)
   future = pool.submit(call, *args, **more)
+  asked = time.monotonic() + _REACHED_S
   while not future.done():
     concurrent.futures.wait([future], timeout=0.2)
+    if address is not None and time.monotonic() > asked and not future.done():
+      if why := _unreachable(address):
+        console.warn(
+          f"nobody answers at {address} ({why}): process 0 has not begun there, or has ended, or"
+          " a firewall is between; it is waited for (--start_timeout_s)"
+        )
+      address = None
   pool.shutdown()
   future.result()
+
+
+def _unreachable(address: str) -> str:
+  """Why no connection can be made; "" where one can."""
+  try:
+    socket.create_connection(_address(address), timeout=3.0).close()
+  except OSError as error:
+    return error.strerror or str(error)
+  return ""
 
 
 def _check_free(port: int) -> None:
