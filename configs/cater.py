@@ -13,10 +13,9 @@ After the colon, KEY=VALUE with commas between:
   root    a folder that is rendered, or CATER itself; nothing is rendered then
   seeds   runs of fine-tuning, of which the mean is reported (1)
 
-Next tokens beside the classes: --config.stages.finetune.head.next_token=0.1 and
---config.stages.finetune.model.prefix_tokens=0. Without pre-training:
---config.stages.pretrain.train.total_tokens=1.0. Of CATER itself at the paper's
-sizes: configs/paper/table12.py. What it takes and gives: docs/results.md.
+Next tokens beside the classes: --config.stages.finetune.head.next_token=0.1. With
+full attention: --config.stages.finetune.model.prefix_tokens=-1. Of CATER itself at
+the paper's sizes: configs/paper/table12.py. What it takes and gives: docs/results.md.
 """
 
 from totojax.config import cater

@@ -39,8 +39,8 @@ class Cater(Job):
       raise ConfigError(f"models.{taken[0]} has the name of a rule; give it another")
 
 
-FRAMES, SIZE_PX, FACTOR = 8, 64, 8  # of a clip's tokens; of a frame; of the tokenizer
-VOCAB = 4096
+# Of the stand-in: frames of a clip, their side, and what a token is.
+FRAMES, SIZE_PX, TOKENIZER, FACTOR, VOCAB = 4, 64, "shipped", 8, 512
 
 
 def tokens(root: str, *, frames: int, size_px: int, tokenizer: str) -> ConfigDict:
@@ -99,27 +99,28 @@ def chain(argument: str = "") -> ConfigDict:
   if not root:
     root = "{workdir}/world"
     stages["world"] = world.recipe("cater_tiny")
-  stages["tokens"] = tokens(root, frames=FRAMES, size_px=SIZE_PX, tokenizer="shipped-f8")
+  stages["tokens"] = tokens(root, frames=FRAMES, size_px=SIZE_PX, tokenizer=TOKENIZER)
   stages["pretrain"] = pretrained = recipes.pretrain("mini")
   stores, grid = "{workdir}/tokens", SIZE_PX // FACTOR
   context = FRAMES * grid**2
-  pretrained.model.update(width=64, depth=4, heads=2, mlp_dim=192)
+  pretrained.model.update(width=64, depth=3, heads=2, mlp_dim=192)
   pretrained.sequence.update(vocab=VOCAB, grid=grid, frames=FRAMES, context=context)
   pretrained.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  pretrained.train.update(batch_tokens=16 * context, total_tokens=400.0 * 16 * context)
-  pretrained.optim.update(lr=4e-3, warmup_steps=40)
+  pretrained.train.update(batch_tokens=16 * context, total_tokens=300.0 * 16 * context)
+  pretrained.optim.update(lr=4e-3, warmup_steps=30)
   pretrained.data.train = {"cater": recipes.source(f"{stores}/train", 1.0)}
   pretrained.data.validation = {"cater": f"{stores}/val"}
   pretrained.validation.rows = 64
-  pretrained.every = recipes.every(log=10, evaluate=200, checkpoint=200)
+  pretrained.every = recipes.every(log=10, evaluate=300, checkpoint=300)
   names = ["finetune", *(f"finetune{seed}" for seed in range(1, int(count)))]
   for seed, name in enumerate(names):
     stages[name] = tuned = finetune("{workdir}/pretrain", stores, frames=FRAMES)
     tuned.seed = seed
-    tuned.model.rope_base = 10_000.0  # that of the model
+    # As the model was trained: what it knows of places stays as it was.
+    tuned.model.update(rope_base=10_000.0, prefix_tokens=0)
     tuned.compute.dtype = "float32"
     tuned.train.update(epochs=30.0, batch_rows=32, score_rows=100)
     tuned.optim.update(lr=2e-3, lr_rows=0, layer_decay=1.0, warmup_epochs=2.0, clip_norm=1.0)
-    tuned.every = recipes.every(log=10, evaluate=310, checkpoint=310)
+    tuned.every = recipes.every(log=10, evaluate=200, checkpoint=200)
   stages["snitch"] = score(root, finetuned=tuple(f"{{workdir}}/{name}" for name in names))
   return recipes.chain(**stages)

@@ -40,7 +40,6 @@ class Clips:
   train_labels: np.ndarray  # of every training clip
   last_seen_M: np.ndarray | None  # cells; None: there are no scenes
   hidden_M: np.ndarray | None  # bool: something covers it at the end
-  carried_M: np.ndarray | None  # bool: and it ends in another cell than it was covered in
   missing: tuple[tuple[str, str], ...]  # (id, reason)
 
   @functools.cached_property
@@ -52,12 +51,12 @@ class Clips:
   def groups(self) -> dict[str, np.ndarray]:
     """Name -> which clips, bool [M]."""
     everything = {"all": np.ones(len(self.ids), bool)}
-    if self.hidden_M is None or self.carried_M is None:
+    if self.hidden_M is None or self.last_seen_M is None:
       return everything
-    stays_M = self.hidden_M & ~self.carried_M
+    carried_M = self.last_seen_M != self.labels_M  # of what is seen to the end they are one
     return everything | {
-      "carried": self.carried_M,
-      "hidden, not carried": stays_M,
+      "carried": carried_M,
+      "hidden, not carried": self.hidden_M & ~carried_M,
       "seen": ~self.hidden_M,
     }
 
@@ -116,18 +115,23 @@ def opened(data: config_lib.Clips) -> Clips:
   listing = cater.list_items(data.root, data.split, side=data.side)
   train = cater.list_items(data.root, data.train, side=data.side, fates=False)
   scenes = reading.join(data.root, "scenes")
-  fates = None
+  last_seen, hidden = [], []
   if reading.is_folder(scenes):
-    fates = [cater.read_fate(reading.join(scenes, f"{_stem(item)}.json")) for item in listing.items]
+    for item in listing.items:
+      path = reading.join(scenes, f"{_stem(item)}.json")
+      fate = cater.read_fate(path)
+      try:
+        last_seen.append(cater.cell(*fate.last_seen, data.side))
+      except ValueError as error:
+        raise ValueError(f"{path}, where the snitch is covered: {outside.shown(error)}") from error
+      hidden.append(fate.hidden is not None)
+  labels_M = np.array([item.label for item in listing.items])
   return Clips(
     ids=tuple(item.id for item in listing.items),
-    labels_M=np.array([item.label for item in listing.items]),
+    labels_M=labels_M,
     train_labels=np.array([item.label for item in train.items]),
-    last_seen_M=(
-      None if fates is None else np.array([cater.cell(*f.last_seen, data.side) for f in fates])
-    ),
-    hidden_M=None if fates is None else np.array([f.hidden is not None for f in fates]),
-    carried_M=None if fates is None else np.array([f.is_carried(data.side) for f in fates]),
+    last_seen_M=np.array(last_seen) if hidden else None,
+    hidden_M=np.array(hidden) if hidden else None,
     missing=tuple((one.id, one.reason) for one in listing.missing),
   )
 

@@ -154,9 +154,7 @@ class FineTune:
     else:
       x_BTD = self._residual(params, inputs_BT, key)
     running = {name: leaf for name, leaf in rest.stats.items() if name != "train_loss"}
-    logits_BC, running = self._head(
-      params[layered.HEADS], x_BTD, inputs_BT, running, training=True
-    )
+    logits_BC, running = self._head(params[layered.HEADS], x_BTD, inputs_BT, running, training=True)
     logp_BC = jax.nn.log_softmax(logits_BC)
     target_BC = batch.get("target")
     if target_BC is None:

@@ -7,8 +7,9 @@ not say how many clips a video gives. With "uniform" sampling it gives K; with
 seconds, and each stretch gives K, so that an hour counts for more than a
 minute. Each clip draws its own start within its stretch and its own window.
 With "whole" sampling a video is one clip itself: frames at evenly spread numbers,
-the first and the last among them, squashed into squares. Everything drawn follows from (seed, item, stretch, crop), so a clip is the same
-on every machine, in any order.
+the first and the last among them, squashed into squares. Everything drawn follows
+from (seed, item, stretch, crop), so a clip is the same on every machine, in any
+order.
 
 Frames are found by time: frame j of the resampled video is the one that is on
 the screen at j / fps, the last that is shown at or before it. This changes
