@@ -91,7 +91,9 @@ def chain(argument: str = "") -> ConfigDict:
   Raises:
     ConfigError: the argument has another key.
   """
-  words = dict(word.partition("=")[::2] for word in filter(None, argument.split(",")))
+  words: dict[str, str] = {}
+  for word in filter(None, argument.split(",")):
+    key, _, words[key] = word.partition("=")
   root, count = words.pop("root", ""), words.pop("seeds", "1")
   if words or not count.isdecimal() or not 1 <= int(count) <= 99:
     raise ConfigError(f"{argument!r} is not understood; write root=FOLDER, seeds=3, or both")
