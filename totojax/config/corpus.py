@@ -71,6 +71,15 @@ class Diving48(Section):
   classes: int = field(48, "0: any", at_least=0)
 
 
+@section("source.cater")
+class Cater(Section):
+  """CATER: the cell in which the snitch ends."""
+
+  side: int = field(6, "cells of a row", choices=(4, 6, 8))
+  fates: bool = field(True, "scenes, where there are any, are held against the lists")
+  frames: bool = field(False, "videos with other frames than their scene, or 301: left out")
+
+
 @section("source.ego4d")
 class Ego4d(Section):
   """Ego4D."""
@@ -102,7 +111,7 @@ class Ucf101(Section):
 
 
 SOURCES = tuple(
-  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m lerobot ucf101".split()
+  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m lerobot ucf101 cater".split()
 )
 
 
@@ -135,6 +144,7 @@ class SourceConfig(Section):
   howto100m: Howto100m = field(Howto100m(), "HowTo100M")
   lerobot: Lerobot = field(Lerobot(), "LeRobot")
   ucf101: Ucf101 = field(Ucf101(), "UCF101")
+  cater: Cater = field(Cater(), "CATER")
 
   def __post_init__(self):
     if self.val_frac and len(self.splits) != 1:

@@ -115,11 +115,21 @@ class HeadConfig(PooledHead):
 
 @section("head")
 class FineTuneConfig(Section):
-  """The head of fine-tuning, and how the blocks are trained."""
+  """The head of fine-tuning, and how the blocks are trained.
+
+  Attributes:
+    pool: "average" is MAE's mean with a LayerNorm after it, "attention" section
+      3.5's probe, with BatchNorm before it.
+    next_token: weight of Eq. 2 beside the cross-entropy, which needs causal
+      attention and no drop path; 0.0: none.
+  """
 
   drop_path: float = field(0.1, "rows that skip last branches", "[gap] MAE", at_least=0, below=1)
-  head_init_std: float = field(2e-5, "of the linear layer", "[gap] MAE", at_least=0)
-  norm_eps: float = field(1e-6, "of the head's LayerNorm", "[gap] MAE", at_least=0)
+  head_init_std: float = field(2e-5, "of matrices and queries", "[gap] MAE", at_least=0)
+  norm_eps: float = field(1e-6, "of the head's norm", "[gap] MAE", at_least=0)
+  pool: str = field("average", "of tokens", "[gap] MAE", choices=("average", "attention"))
+  heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
+  next_token: float = field(0.0, "weight of the next-token loss", at_least=0)
 
 
 @section("train")

@@ -89,17 +89,24 @@ class Clip(Section):
 
 @section("clip")
 class ClipSpec(Clip):
-  """The same where long videos may give more clips than short ones."""
+  """The same where long videos may give more clips than short ones.
 
-  sampling: str = field(
-    "uniform",
-    "as many of each video, or in proportion to its length",
-    "[gap]",
-    choices=("uniform", "duration"),
-  )
+  Attributes:
+    sampling: "uniform" is as many of each video, "duration" in proportion to its
+      length; "whole" is one clip of each, from its first frame to its last, whose
+      pictures are squashed into squares so that nothing is cut off.
+  """
+
+  sampling: str = field("uniform", "of videos", "[gap]", choices=("uniform", "duration", "whole"))
   every_s: float = field(10.0, "duration: of video for a stretch", above=0)
   # All clips of a video are in memory at once.
   most_stretches: int = field(64, "duration: of one video", above=0)
+
+  def __post_init__(self):
+    if self.sampling == "whole" and self.crops != 1:
+      raise ConfigError(
+        f"clip.crops is {self.crops}, and clip.sampling 'whole' gives one; set it to 1"
+      )
 
 
 @section("views")

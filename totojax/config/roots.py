@@ -31,6 +31,7 @@ ROOTS: Mapping[str, str] = {
   "prompt_tune": "prompt_tune:PromptTune",
   "playground": "playground:Playground",
   "world": "world:World",
+  "cater": "cater:Cater",
   "track": "track:Track",
   "feature_maps": "feature_maps:FeatureMaps",
   "sta": "sta:Sta",

@@ -203,4 +203,18 @@ RECIPES = {
     amount=WorldAmount(train=1000, val=300),
     output=WorldOutput("cater"),
   ),
+  # Three or four things in clips of one second, so that a small model learns it.
+  "cater_tiny": World(
+    scene=dataclasses.replace(
+      _CATER,
+      frames=24,
+      width_px=128,
+      height_px=96,
+      things=(3, 4),
+      move_frames=(5, 8),
+      carried_frac=0.5,
+    ),
+    amount=WorldAmount(train=2000, val=300),
+    output=WorldOutput("cater"),
+  ),
 }

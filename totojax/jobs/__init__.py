@@ -65,6 +65,7 @@ JOBS: Mapping[str, Job] = {
   "prompt_tune": Job("prompt_tune.job:run"),
   "playground": Job("playground.job:run", kept=False),
   "world": Job("world:run"),
+  "cater": Job("cater:run"),
   "track": Job("track.job:run"),
   "feature_maps": Job("feature_maps:run"),
   "sta": Job("sta.job:tuned"),

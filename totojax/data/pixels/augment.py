@@ -80,6 +80,12 @@ def center_crop(frames_NHW3: np.ndarray, size_px: int) -> np.ndarray:
   return frames_NHW3[:, top : top + size_px, left : left + size_px]
 
 
+def squashed(frames_NHW3: np.ndarray, size_px: int, resample: str) -> np.ndarray:
+  """The whole of all frames as squares: [N, size_px, size_px, 3]."""
+  squash = Squash(size_px, resample)
+  return np.stack([squash(image_HW3) for image_HW3 in frames_NHW3])
+
+
 def fitted(clips_RNHW3: np.ndarray, size_px: int, resample: str) -> np.ndarray:
   """Clips of any size, resized by their short side and cut: [R, N, size_px, size_px, 3]."""
   shape = clips_RNHW3.shape

@@ -6,8 +6,10 @@ not say how many clips a video gives. With "uniform" sampling it gives K; with
 "duration" sampling it is cut into equal stretches, one for every `every_s`
 seconds, and each stretch gives K, so that an hour counts for more than a
 minute. Each clip draws its own start within its stretch and its own window.
-Everything drawn follows from (seed, item, stretch, crop), so a clip is the same
-on every machine, in any order.
+With "whole" sampling a video is one clip itself: frames at evenly spread numbers,
+the first and the last among them, squashed into squares. Everything drawn follows
+from (seed, item, stretch, crop), so a clip is the same on every machine, in any
+order.
 
 Frames are found by time: frame j of the resampled video is the one that is on
 the screen at j / fps, the last that is shown at or before it. This changes
@@ -67,6 +69,8 @@ class ClipSpec(pixels.ClipSpec):
   @property
   def needs_s(self) -> float:
     """Seconds of a video in which a clip fits."""
+    if self.sampling == "whole":
+      return self.least_s
     return (self.span_frames - 0.5) / self.fps  # lengths are rounded to frames
 
   @property
@@ -81,6 +85,9 @@ class ClipSpec(pixels.ClipSpec):
       TooShort: one does not fit, and `short` does not make it.
     """
     span = within(item, timeline)
+    if self.sampling == "whole":
+      yield self._whole(span)
+      return
     frames = max(1, round(span.length_s * self.fps))
     stride, short = self.stride_frames, ""
     if frames < self.span_frames:
@@ -104,6 +111,18 @@ class ClipSpec(pixels.ClipSpec):
           crop=functools.partial(augment.random_crop, size_px=self.size_px, rng=rng),
           short=short,
         )
+
+  def _whole(self, span: "Span") -> Drawn:
+    """The one clip of a video from its first frame to its last."""
+    count = len(span.times_s)
+    if count < self.frames and self.short != "hold":
+      raise TooShort(f"too short: it has {count} frames, and a clip {self.frames}")
+    return Drawn(
+      places_T=span.first + np.rint(np.linspace(0, count - 1, self.frames)).astype(int),
+      short_px=self.size_px,
+      crop=functools.partial(augment.squashed, size_px=self.size_px, resample=self.resample),
+      short="hold" if count < self.frames else "",
+    )
 
   def _fitted(self, frames: int, length_s: float) -> tuple[int, str]:
     """The stride in a video that is too short, and how `Drawn.short` calls it."""

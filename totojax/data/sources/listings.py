@@ -7,6 +7,7 @@ from totojax import plugins
 from totojax.config.corpus import SourceConfig
 from totojax.config.schema import ConfigError
 from totojax.data.sources import (
+  cater,
   diving48,
   ego4d,
   folder,
@@ -24,6 +25,7 @@ from totojax.data.store import manifests
 from totojax.rundir import console
 
 _MODULES = {
+  "cater": cater,
   "diving48": diving48,
   "ego4d": ego4d,
   "folder": folder,
@@ -39,6 +41,7 @@ _MODULES = {
 NAMED = 5  # classes of a longer list
 _OF_ANY_KIND = frozenset({"folder", "list", "tars"})  # which say what they hold
 _SPLITS = {
+  "cater": ("train", "val"),
   "diving48": ("train", "test"),
   "imagenet": ("train", "val"),
   "kinetics": ("train", "val"),
@@ -140,7 +143,7 @@ def _listing(source: SourceConfig, split: str) -> items.Listing:
       return items.listing(given.kind, entries, classes=given.classes, where="it")
   if not source.root and source.name != "tfds":
     raise ConfigError("source.root is empty; say where the data is: --config.source.root=FOLDER")
-  needs_split = source.name in ("diving48", "kinetics", "ssv2", "ucf101") or (
+  needs_split = source.name in ("cater", "diving48", "kinetics", "ssv2", "ucf101") or (
     source.name == "imagenet" and source.imagenet.classes
   )
   if needs_split and not split:

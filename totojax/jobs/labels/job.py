@@ -171,26 +171,36 @@ def finetune_training(setup: TuningSetup) -> Training:
   """A run in which everything is trained to classify (Table 13, A.2), and its scores.
 
   Raises:
-    ConfigError: tokens are read, which cannot be mixed, or several rates are
-      asked for, which one backbone cannot have.
+    ConfigError: tokens are to be mixed, next tokens to be learnt where they are
+      seen, or several rates are asked for, which one backbone cannot have.
   """
   config, classes = setup.config, setup.sets.classes
   assert isinstance(config, labels.Finetune)
-  if setup.tokenizer is None:
+  if setup.tokenizer is None and (config.mix.mixup or config.mix.cutmix):
     raise ConfigError(
-      "data.source is 'tokens', and fine-tuning mixes and changes pixels; use"
-      " 'folder' or 'imagenet', with data.root and data.encode_with"
+      "data.source is 'tokens', which cannot be mixed as pixels are; set mix.mixup and mix.cutmix"
+      " to 0.0, or use 'folder' or 'imagenet', with data.root and data.encode_with"
+    )
+  prefix = setup.model.config.prefix_tokens
+  if config.head.next_token and (prefix not in (0, 1) or config.head.drop_path):
+    raise ConfigError(
+      f"head.next_token is {config.head.next_token:g} with model.prefix_tokens {prefix} and"
+      f" head.drop_path {config.head.drop_path:g}; next tokens are learnt by causal attention"
+      " without drop path: set both to 0"
     )
   if len(config.optim.head_lr_mults) != 1:
     raise ConfigError(
       f"optim.head_lr_mults is {config.optim.head_lr_mults}; fine-tuning has"
       " one head: name one number"
     )
+  task = finetune_lib.FineTune(
+    setup.backbone, setup.model, config.head, classes=classes, smoothing=config.mix.smoothing
+  )
   return _training(
     setup,
-    finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
+    task,
     encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
-    select=finetune_lib.trunk_params,
+    select=task.select,
     facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )
 

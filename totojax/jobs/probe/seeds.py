@@ -36,16 +36,22 @@ class Interval:
 
 def interval(values: Sequence[float], items: int) -> Interval:
   """Of accuracies of several seeds on the same items."""
-  from scipy import stats  # slow to import
-
-  seeds = len(values)
-  mean = float(np.mean(values))
-  level = (1.0 + shares.LEVEL) / 2.0
-  spread = stats.t.ppf(level, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds)
+  mean, half = float(np.mean(values)), spread(values)
   low, high = shares.wilson(mean, items)
   return Interval(
-    mean, float(mean - np.hypot(spread, mean - low)), float(mean + np.hypot(spread, high - mean))
+    mean, float(mean - np.hypot(half, mean - low)), float(mean + np.hypot(half, high - mean))
   )
+
+
+def spread(values: Sequence[float] | np.ndarray) -> float:
+  """Half of a 95 % interval of the mean over seeds, by Student's t; 0 of one seed."""
+  seeds = len(values)
+  if seeds < 2:
+    return 0.0
+  from scipy import stats  # slow to import
+
+  level = (1.0 + shares.LEVEL) / 2.0
+  return float(stats.t.ppf(level, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds))
 
 
 def run(config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
