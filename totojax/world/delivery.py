@@ -41,6 +41,7 @@ def spec(scene: SceneConfig, seed: int, index: int) -> scene_lib.Spec:
     style=getattr(scene, style) if style else "",
     share=scene.carried_frac,
     move_frames=scene.move_frames,
+    zoom=scene.zoom,
   )
 
 

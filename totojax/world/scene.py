@@ -35,6 +35,7 @@ class Spec:
   style: str = ""  # containers: cone, cup; hand: hand, gripper, arm
   share: float = 0.0  # containers: clips in which the snitch is to be carried while hidden
   move_frames: tuple[int, int] = (20, 30)  # containers: of one movement, least and most
+  zoom: float = 1.0  # how much larger things are seen
 
   def generator(self, *more: int) -> np.random.Generator:
     """Of what is drawn for this scene; other numbers, other draws."""

@@ -36,13 +36,17 @@ class Interval:
 
 def interval(values: Sequence[float], items: int) -> Interval:
   """Of accuracies of several seeds on the same items."""
+  low, high = shares.wilson(float(np.mean(values)), items)
+  return widened(values, low, high)
+
+
+def widened(values: Sequence[float], low: float, high: float) -> Interval:
+  """The mean over seeds, where low to high is its interval over items alone."""
   from scipy import stats  # slow to import
 
-  seeds = len(values)
-  mean = float(np.mean(values))
+  seeds, mean = len(values), float(np.mean(values))
   level = (1.0 + shares.LEVEL) / 2.0
   spread = stats.t.ppf(level, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds)
-  low, high = shares.wilson(mean, items)
   return Interval(
     mean, float(mean - np.hypot(spread, mean - low)), float(mean + np.hypot(spread, high - mean))
   )
