@@ -59,7 +59,7 @@ def _pretraining():
   c.compute.dtype = "float32"  # bf16 is no faster on a CPU
   c.train.update(batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens))
   c.optim.update(lr=5e-3, warmup_steps=STEPS // 10)
-  c.every = recipes.every(log=10, evaluate=STEPS // 2, checkpoint=STEPS // 5)
+  c.every = recipes.every(log=20, evaluate=STEPS, checkpoint=STEPS)
   c.data.train = {"rendered": recipes.source("{workdir}/shards/train", 1.0)}
   c.data.validation = {"rendered": "{workdir}/shards/val"}
   c.validation.rows = 16

@@ -59,7 +59,7 @@ class Tracker(Section):
 
 @section("frames")
 class Frames(Section):
-  """How a frame comes to features; of runs of ours but for `size_px`.
+  """How a frame comes to features; of runs of ours but for its size.
 
   Frames are resized to squares, whatever their ratio, or to size_px x width_px.
 
