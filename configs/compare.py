@@ -16,8 +16,10 @@ attentive and four-block probes. Nothing is downloaded. On your own clips:
 
 After the colon: name=encoder by name (totojax/trained/ready.py), a Python file of
 yours, or the run directory of a model of ours. The same command goes on where it
-stopped, row by row. --config.compare.probes="('knn','linear','attentive','blocks')"
-are all; --config.compare.seeds="(0,1,2)" are of heads and hold-outs.
+stopped, row by row. --config.compare.probes="('knn','linear','attentive','blocks',
+'track')" are all; --config.compare.seeds="(0,1,2)" are of heads and hold-outs. "track"
+follows the masks of --config.track.data.root=DAVIS by each encoder (configs/davis.py;
+--config.track.frames.size_px=256 and the rest of its keys are in config.track).
 """
 
 from totojax.config import compare, pixel_recipes, recipes, roots, small_runs

@@ -8,8 +8,10 @@ import numpy as np
 import probes
 import pytest
 import test_configs
+import tracked
 
 from totojax import jobs
+from totojax.config import roots
 from totojax.jobs import compare as job
 from totojax.trained import encoders
 
@@ -81,22 +83,54 @@ def test_a_table_of_encoders_and_probes_goes_on_row_by_row(clips, tmp_path, monk
     ("mine", "linear", "2"),
   ]
   for r in rows:  # each class has its brightness; layer 0 of "mine" is noise
-    assert float(r["top1_low"]) <= float(r["top1"]) <= float(r["top1_high"])
+    assert float(r["low"]) <= float(r["score"]) <= float(r["high"])
     assert float(r["seconds_a_clip"]) > 0 and r["n"] == "24"
-  assert float(rows[1]["top1"]) == 1.0 and float(rows[2]["top1"]) > 0.9
-  assert float(rows[0]["top1"]) < 0.8  # cosines do not see how bright a whole clip is
+  assert float(rows[1]["score"]) == 1.0 and float(rows[2]["score"]) > 0.9
+  assert float(rows[0]["score"]) < 0.8  # cosines do not see how bright a whole clip is
   assert {*rows[3]["layers"].split()} == {"1"}
   metrics = json.loads((out / "metrics.json").read_text())
   tops = [
     json.loads((out / "probes" / f"mine-linear-{s}" / "metrics.json").read_text()) for s in (0, 1)
   ]
   expected = np.mean([one["encoder/chosen_on_holdout/top1"] for one in tops])
-  assert metrics["mine/linear/top1"] == pytest.approx(expected)
+  assert metrics["mine/linear/score"] == pytest.approx(expected)
   assert "Encoders compared" in (out / "report.html").read_text()
   assert (out / "compare.md").read_text().count("\n") == 2 + 4
   changed = {**c, "compare": {**c["compare"], "encoders": {"pixels": row(encoder="pixels:4")}}}
   with pytest.raises(ValueError, match="encoder"):  # other features under one name
     real(changed, out, lambda done: False)
+
+
+TRACKER = """
+from totojax.trained import encoders
+
+def encoder():
+  def features(clips):  # means of 8 x 8 pixels
+    cut = clips.reshape(len(clips), 8, 8, 8, 8, 3).mean((2, 4)) - 127.0
+    return cut.reshape(1, len(clips), 64, 3)
+  return encoders.Encoder(size_px=64, frames=1, layers=(5,), features=features)
+"""
+
+
+def test_trackers_stand_in_the_same_table(tmp_path):
+  tracked.davis(tmp_path / "davis")
+  (tmp_path / "mine.py").write_text(TRACKER)
+  c = config({"train": "", "validation": ""}, {"mine": row(encoder=str(tmp_path / "mine.py"))})
+  c["compare"]["probes"] = ("track",)
+  with pytest.raises(ValueError, match="'track', and track.data.root is empty; set it"):
+    roots.read(c)
+  c["track"]["data"]["root"] = str(tmp_path / "davis")
+  c["track"]["output"] |= {"codec": "", "sequences": 0, "masks": False}
+  out = epath.Path(tmp_path / "run")
+  assert jobs.run(roots.read(c), out, lambda done: False)
+  (found,) = json.loads((out / "probes/mine-track/metrics.json").read_text())["rows"]
+  with open(out / "compare.csv") as file:
+    (one,) = csv.DictReader(file)
+  assert [one[k] for k in ("probe", "measure", "n", "layers")] == [
+    "track", "J&F-Mean", "2", "5 (dino)"
+  ]  # fmt: skip
+  assert float(one["score"]) == pytest.approx(found["J&F-Mean"]) and found["J&F-Mean"] > 0.4
+  assert "J&amp;F-Mean of 2 sequences" in (out / "report.html").read_text()
 
 
 def test_frames_are_spread_over_a_clip_as_the_encoder_takes_them():

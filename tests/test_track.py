@@ -11,17 +11,19 @@ import numpy as np
 from PIL import Image
 import probes
 import pytest
+from scipy import special
 import test_configs
 import tracked
 
 import totojax
 from totojax import jobs
 from totojax.config import roots, track
+from totojax.config.model import EACH_FRAME
 from totojax.data.sources import tracks
-from totojax.evals import masks
+from totojax.evals import label_maps, masks
 from totojax.jobs.track import kinds
 from totojax.tokenizers import weights
-from totojax.trained import grids
+from totojax.trained import backbone, grids
 
 GRID = (48, 64)
 
@@ -91,14 +93,53 @@ def davis(tmp_path_factory):
   return root / "data", root / "out", truth, c
 
 
-def test_masks_as_features_track_and_noise_does_not(davis):
-  _, out, _, _ = davis
+def chance(truth, rule, rng):
+  """J&F of labels that each place takes from places drawn at random, in place of those most like.
+
+  So many near it in the first frame and the one before, with the weights that the
+  largest of as many cosines of random features (of 8 values) have.
+  """
+  (h, w), scores = GRID, []
+  y, x = np.divmod(np.arange(h * w), w)
+  down, right = y[:, None] - y, x[:, None] - x
+  near = np.maximum(abs(down), abs(right)) <= rule.radius
+  if rule.window == "circle":
+    near = down**2 + right**2 < rule.radius**2
+  first_near = near | rule.first_everywhere
+  for masks_THW in truth.values():
+    args = {"input_px": (8 * h, 8 * w)}
+    how = rule.first_labels
+    first = label_maps.first(masks_THW[0], (0, 1, 2), grid=GRID, how=how, **args).reshape(h * w, 3)
+    before = first
+    for t in range(1, len(masks_THW) - 1):
+      there = near & (t > 1 or rule.fill)
+      drawn = rng.random((h * w, 2 * h * w), np.float32)
+      drawn *= np.concatenate([first_near, there], 1)
+      best = np.argpartition(drawn, -rule.top_k)[:, -rule.top_k :]
+      # (1 + cosine) / 2 of features of n values is of Beta((n - 1) / 2, (n - 1) / 2).
+      like = 2 * special.betaincinv(3.5, 3.5, np.take_along_axis(drawn, best, 1)) - 1
+      weights = special.softmax(like / rule.temperature, axis=1)
+      before = np.einsum("qk,qkc->qc", weights, np.concatenate([first, before])[best])
+      soft = before.reshape(h, w, 3)
+      found = label_maps.decided(soft, (0, 1, 2), size=masks_THW[t].shape, rule=rule, **args)
+      scores.append(masks.scores(masks_THW[t], found, 2))
+  return float(np.mean(scores))
+
+
+def test_masks_as_features_track_and_noise_is_chance(davis):
+  _, out, truth, c = davis
   found = {
     (r["row"], r["rule"], r["layer"]): float(r["score"]) for r in rows(out / "per_layer.csv")
   }
-  for rule in ("dino", "stc"):
-    assert found["mine", rule, "3"] > 0.95
-    assert found["mine", rule, "0"] < 0.5 < found["mine", rule, "3"]
+  assert min(found["mine", rule, "3"] for rule in ("dino", "stc")) > 0.95
+  by_chance = {
+    rule: chance(truth, roots.read(c).propagation[rule], np.random.default_rng(7))
+    for rule in ("dino", "stc")
+  }
+  # A mean of ten places drawn at random is background nearly everywhere; maps that
+  # are stretched from 0 to 1 first find objects anywhere.
+  assert max(by_chance["stc"], found["mine", "stc", "0"]) < 0.02 < 0.3 < by_chance["dino"]
+  assert found["mine", "dino", "0"] == pytest.approx(by_chance["dino"], rel=0.05)
   assert 0 < found["copy", "copy", "0"] < 0.9
   metrics = json.loads((out / "metrics.json").read_text())
   assert [(r["row"], r["rule"], r["layer"]) for r in metrics["rows"]] == [
@@ -386,6 +427,44 @@ def test_a_clip_begins_with_copies(model):
   for last, pair in ((0, [0, 0]), (1, [0, 1]), (2, [1, 2])):
     wanted = load.features(video[pair], layer=(0, 1, 2))[:, 1]
     np.testing.assert_allclose(found[:, last], wanted, rtol=1e-5, atol=1e-6)
+
+
+class Codes:
+  """A tokenizer of squares of 8 pixels that sees the same codes in a frame of any shape."""
+
+  factor, latents = 8, EACH_FRAME
+
+  def __init__(self, like):
+    self.fingerprint, self.vocab = like.fingerprint, like.vocab
+
+  def encode(self, frames_NHW3):
+    n, height, width = frames_NHW3.shape[:3]
+    places = height * width // 64
+    return (np.arange(places) * 7 % self.vocab).reshape(1, height // 8, width // 8).repeat(n, 0)
+
+
+def test_frames_may_be_wider_than_high(model, monkeypatch):
+  video = frames_of(count=1, size=64)[:, :16]
+  tokenizer = Codes(weights.load("shipped"))
+  monkeypatch.setattr(backbone, "find_tokenizer", lambda *_: tokenizer)
+  wide = maps_of(model, video, width_px=64)
+  square = maps_of(model, video, size_px=32)
+  # As many tokens, in raster order: to the model they are the same sequence.
+  assert wide.shape[1:4] == (1, 2, 8) and square.shape[1:4] == (1, 4, 4)
+  np.testing.assert_allclose(wide.reshape(square.shape), square, rtol=1e-5, atol=1e-6)
+  (patches,) = next(grids.pixels((16, 64)).of("x", video))
+  np.testing.assert_allclose(
+    patches[1, 3].reshape(8, 8, 3), video[0, 8:, 24:32] / 127.5 - 1, rtol=1e-5, atol=1e-6
+  )
+  for keys, told in (
+    ({"width_px": 42}, "frames.width_px is 42; .* use a multiple"),
+    ({"size_px": 0, "width_px": 40}, "give the height in size_px"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      maps_of(model, video, **keys)
+  with pytest.raises(ValueError, match="frames.width_px is 880, and dinov2:x reads squares of 480"):
+    frames = track.Frames(size_px=480, width_px=880)
+    grids.of_encoder(track.Tracker(encoder="dinov2:x"), frames)
 
 
 def test_our_model_tracks_beside_its_untrained_self(model, tmp_path):

@@ -1,4 +1,4 @@
-r"""Table 10, Figures 5 and 8: DAVIS-2017 by features of every layer.
+r"""Table 10: DAVIS-2017 by features of every layer (Figures 5 and 8: figure5.py, figure8.py).
 
   python -m totojax.main --config=configs/paper/table10.py:large \
     --workdir=table10-large --config.encoders.toto.model_run=gs://BUCKET/large

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from totojax import plugins
-from totojax.config import labels
+from totojax.config import labels, track as track_config
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 
@@ -51,8 +51,9 @@ def names_encoder(text: str) -> bool:
   return plugins.is_reference(text) or bool(colon and kind.partition("@")[0] in plugins.ENCODERS)
 
 
-PROBES = ("knn", "linear", "attentive", "blocks")
-# Which head each is; "knn" trains none.
+TRACK = "track"  # labels of a first frame that follow features; it needs no classes
+PROBES = ("knn", "linear", "attentive", "blocks", TRACK)
+# Which head each is; "knn" and "track" train none.
 POOLS = {"linear": "average", "attentive": "cross", "blocks": "blocks"}
 
 
@@ -96,12 +97,13 @@ class CompareJob(Job):
   """`run = "compare"`: any encoders by any probes, in one table.
 
   Of `probe`, what is said of data, backbones, encoders, layers, seed and of the
-  head's pool is replaced.
+  head's pool is replaced; of `track`, encoders, baselines and seeds.
   """
 
   compare: Compare = field(Compare(), "what is compared")
   knn: Knn = field(Knn(), "how neighbours vote")
   probe: labels.Probe = field(labels.Probe(), "what trained heads share")
+  track: track_config.Track = field(track_config.Track(), "what is tracked, and how")
 
   def __post_init__(self):
     settings = self.compare
@@ -109,6 +111,11 @@ class CompareJob(Job):
       raise ConfigError("compare.encoders is empty; name some: configs/compare.py:NAME=ENCODER")
     if wrong := sorted(n for n in settings.encoders if not n.replace("-", "").isalnum()):
       raise ConfigError(f"compare.encoders.{wrong[0]} is no name; use letters, digits and dashes")
+    if TRACK in settings.probes and not self.track.data.root:
+      raise ConfigError(
+        f"compare.probes has {TRACK!r}, and track.data.root is empty; set it to the folder of"
+        f" {self.track.data.set}"
+      )
 
   @classmethod
   def decides(cls, key: str, values: Mapping[str, Any]) -> str:

@@ -59,22 +59,36 @@ class Tracker(Section):
 
 @section("frames")
 class Frames(Section):
-  """How a frame comes to features; of runs of ours but for `size_px`.
+  """How a frame comes to features; of runs of ours but for its size.
 
-  Frames are resized to squares, whatever their ratio.
+  Frames are resized to squares, whatever their ratio, or to size_px x width_px.
 
   Attributes:
+    width_px: 880 with a size_px of 480 is what DINO reads of DAVIS; of our models,
+      of pixels, and of maps on disk.
     input: what of a sequence is read. "image": the frame alone, as an image;
       "self_repeat": it twice, of which the second has seen the whole frame;
       "video": the last frame of a clip, before whose start stand copies.
   """
 
-  size_px: int = field(256, "side of a frame; 0: the encoder's", "Table 10: 256/8", at_least=0)
+  size_px: int = field(256, "height of a frame; 0: the encoder's", "Table 10: 256/8", at_least=0)
+  width_px: int = field(0, "its width; 0: the same", at_least=0)
   input: str = field("image", "of our models", "[gap]", choices=INPUTS)
   clip_frames: int = field(4, "of input = video", "[gap] 4,096 tokens", at_least=1, at_most=64)
   full_attn: bool = field(False, "each token sees all of its sequence", "[gap]")
   rope_base: float = field(0.0, "of our models; 0: as trained", "[gap]", at_least=0)
   rows: int = field(8, "sequences of a forward pass", at_least=1)
+
+  def __post_init__(self):
+    if self.width_px and not self.size_px:
+      raise ConfigError(
+        f"frames.width_px is {self.width_px} and frames.size_px 0; give the height in size_px"
+      )
+
+  def size(self, side_px: int) -> tuple[int, int]:
+    """(height, width) of frames, where a height of 0 is `side_px`."""
+    height = self.size_px or side_px
+    return height, self.width_px or height
 
 
 @section("output")
@@ -115,10 +129,21 @@ class Track(Job):
   frames: Frames = field(Frames(), "how a frame comes to features")
   chunk: int = field(128, "places whose similarities are there at a time", at_least=1)
   output: Output = field(Output(), "what is drawn and kept")
+  select: int = field(
+    0, "first sequences, which choose layers; others are scored; 0: all do both", at_least=0
+  )
+  seeds: Mapping[str, tuple[str, ...]] = field({}, "name -> encoders that differ in their seed")
   paper: Paper = field(Paper(), "what it is compared with")
 
   def __post_init__(self):
     check_names(self.encoders, BASELINES)
+    for name, members in self.seeds.items():
+      if lost := sorted({*members} - {*self.encoders}):
+        raise ConfigError(f"seeds.{name} has {lost[0]!r}, which encoders has not; name some of it")
+      if len({*members}) < 2 or len({*members}) < len(members):
+        raise ConfigError(f"seeds.{name} is {members}; an interval takes two or more encoders")
+      if name in self.encoders or name in BASELINES:
+        raise ConfigError(f"seeds.{name} has the name of a row; give it another")
     if wrong := sorted(n for n in self.propagation if not n.replace("_", "").isalnum()):
       raise ConfigError(f"propagation.{wrong[0]} is no name; use letters, digits and '_'")
     if not self.propagation:

@@ -40,6 +40,7 @@ class SceneConfig(Section):
   fps: float = field(15.0, "of the clip", at_least=1.0, at_most=240.0)
   things: tuple[int, int] = field((4, 7), "least and most", at_least=1, at_most=MOST_THINGS)
   camera: str = field("both", "of a scene", choices=("still", "moving", "both"))
+  zoom: float = field(1.0, "how much larger things are seen", above=0, at_most=10)
   container: str = field("cone", "containers: what covers", choices=("cone", "cup"))
   actor: str = field("", "hand: who acts", choices=ACTORS)
   nouns: str = field("shape", "hand: what things are told apart by", choices=("shape", "colour"))

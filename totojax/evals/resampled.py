@@ -5,15 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 _DRAWS, _LEVEL = 1000, 0.95
+Value = Callable[[np.ndarray], float]  # how often each group is drawn, int [groups] -> a number
 
 
-def interval(
-  value: Callable[[np.ndarray], float], groups: int, *, seed: int
-) -> tuple[float | None, float | None]:
+def interval(value: Value, groups: int, *, seed: int) -> tuple[float | None, float | None]:
   """95 % of a number; None of less than two groups.
 
   Args:
-    value: how often each group is drawn, int [groups] -> the number.
+    value: the number.
     groups: videos, say, in which items are not independent.
     seed: of what is drawn.
   """

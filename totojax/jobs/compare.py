@@ -7,7 +7,8 @@ own, and what is there is not made again. Leaves `compare.csv`, `compare.md`,
 
 A row is an encoder and a probe: the top-1 of the layer that a hold-out of the
 training items chose, its mean over seeds with a 95 % interval (`probe.seeds`);
-neighbours train nothing, and have the interval of so many items alone.
+neighbours train nothing, and have the interval of so many items alone. Of the
+probe "track" it is the score of `run = "track"` of the encoder.
 
 Shapes: R clips, N frames, H, W and S pixels, L layers, T tokens, D width.
 """
@@ -26,7 +27,7 @@ import jax
 import numpy as np
 
 from totojax import jobs
-from totojax.config import compare, labels, schema
+from totojax.config import compare, labels, schema, track
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import augment
 from totojax.data.store import feature_files, store as store_lib
@@ -62,14 +63,23 @@ def run(config: compare.CompareJob, workdir: epath.Path, interrupted: jobs.Inter
     ValueError: a store or an encoder does not fit.
   """
   settings = config.compare
-  records = {split: _records(getattr(settings, split), split) for split in _SPLITS}
-  labelled.check_apart(records["train"], records["validation"])
+  records = {}
+  if {*settings.probes} - {compare.TRACK}:
+    records = {split: _records(getattr(settings, split), split) for split in _SPLITS}
+    labelled.check_apart(records["train"], records["validation"])
   data = {f"compare.{split}": each.identity for split, each in records.items()}
   directory.begin(workdir, config, data=data)
   rows = []
   work = [(name, probe) for name in settings.encoders for probe in settings.probes]
   for number, (name, probe) in enumerate(work, 1):
     console.say(f"[{number}/{len(work)}] {name}: {probe}")
+    if probe == compare.TRACK:
+      found = _tracked(config, name, workdir / "probes", interrupted)
+      if found is None:
+        return False
+      rows.append({"encoder": name, "probe": probe, **found})
+      _write(rows, workdir)
+      continue
     pool = "clip" if probe in ("knn", "linear") else "token"
     folder = workdir / "features" / f"{name}-{pool}"
     if not _features(settings.encoders[name], folder, records, pool, settings.rows, interrupted):
@@ -245,11 +255,8 @@ def _asked(
   found = []
   for seed in runs:
     where = folder / f"{name}-{probe}-{seed}"
-    if not directory.is_done(where):
-      begin = time.monotonic()
-      if not jobs.run(_config(config, probe, paths, seed), where, interrupted):
-        return None
-      directory.mark_done(where, time.monotonic() - begin)
+    if not _finished(_config(config, probe, paths, seed), where, interrupted):
+      return None
     found.append(files.read_json(where / "metrics.json"))
   key = f"{_NAME}/k{config.knn.neighbours[0]}" if probe == "knn" else _NAME
   tops = [one[f"{key}/chosen_on_holdout/top1"] for one in found]
@@ -261,13 +268,54 @@ def _asked(
   else:
     low, high = map(float, shares.wilson(tops[0], n))
   return {
-    "top1": float(np.mean(tops)),
-    "top1_low": max(low, 0.0),
-    "top1_high": min(high, 1.0),
+    "measure": "top-1",
+    "score": float(np.mean(tops)),
+    "low": max(low, 0.0),
+    "high": min(high, 1.0),
     "seeds": len(tops),
     "layers": " ".join(map(str, layers)),
     "n": n,
     "majority_top1": found[0]["majority_top1"],
+  }
+
+
+def _finished(config: schema.Job, where: epath.Path, interrupted: jobs.Interrupted) -> bool:
+  """Makes a run that is not there yet; False when interrupted."""
+  if not directory.is_done(where):
+    begin = time.monotonic()
+    if not jobs.run(config, where, interrupted):
+      return False
+    directory.mark_done(where, time.monotonic() - begin)
+  return True
+
+
+def _tracked(
+  config: compare.CompareJob, name: str, folder: epath.Path, interrupted: jobs.Interrupted
+) -> dict[str, Any] | None:
+  """What tracking says of an encoder; None when interrupted."""
+  asked = schema.to_dict(config.compare.encoders[name])
+  settings = dataclasses.replace(
+    config.track, encoders={_NAME: track.Tracker(**asked)}, baselines=(), seeds={}
+  )
+  where = folder / f"{name}-{compare.TRACK}"
+  if not _finished(settings, where, interrupted):
+    return None
+  metrics = files.read_json(where / "metrics.json")
+  best = max(metrics["rows"], key=lambda row: row["score"])
+  return {
+    "measure": metrics["score"],
+    "score": best["score"],
+    "low": best["low"],
+    "high": best["high"],
+    "seeds": 1,
+    "layers": f"{best['layer']} ({best['rule']})",
+    "n": metrics["sequences"],
+    "majority_top1": None,
+    "seconds_a_clip": best["features_s_a_frame"],
+    "memory_bytes": None,
+    "size_px": config.track.frames.size_px or None,
+    "frames": 1,
+    "normed": asked["norm"],
   }
 
 

@@ -80,7 +80,7 @@ def run(
 
 
 def _frames(path: str, config: feature_maps.FeatureMaps) -> np.ndarray:
-  """uint8 [T, S, S, 3] of a clip, evenly spread.
+  """uint8 [T, H, W, 3] of a clip, evenly spread.
 
   Raises:
     ConfigError: there is none; says why.
@@ -90,7 +90,8 @@ def _frames(path: str, config: feature_maps.FeatureMaps) -> np.ndarray:
   try:
     video = whole.Whole.of(path)
     picked = prompts.spread(video.count, config.clips.frames)
-    prepare = augment.Squash(config.frames.size_px or _SIDE_PX, "bicubic")
+    height, width = config.frames.size(_SIDE_PX)
+    prepare = augment.Squash(height, "bicubic", width)
     return video.read(picked, prepare)[0]
   except (containers.Undecodable, images.Unreadable, OSError, ValueError) as error:
     raise ConfigError(f"clips.paths: {path}: {outside.shown(error)}") from error
@@ -106,8 +107,8 @@ def _rows(config: feature_maps.FeatureMaps) -> list[_Row]:
     if "untrained" in config.baselines and one.model_run and not one.untrained:
       rows.append(_Row(f"{name}-untrained", opened(dataclasses.replace(one, untrained=True))))
   if "pixels" in config.baselines:
-    size_px = config.frames.size_px or _SIDE_PX
-    rows.append(_Row("pixels", lambda: grids.pixels(size_px, size_px // grids.PATCH_PX)))
+    size_px = config.frames.size(_SIDE_PX)
+    rows.append(_Row("pixels", lambda: grids.pixels(size_px)))
   return rows
 
 

@@ -11,9 +11,10 @@ from totojax.report import page, plots, reading
 COLUMNS: tuple[page.Column, ...] = (
   ("encoder", "{encoder}"),
   ("probe", "{probe}"),
-  ("top-1, %", "{top1:percent}"),
-  ("95 % from", "{top1_low:percent}"),
-  ("to", "{top1_high:percent}"),
+  ("measure", "{measure}"),
+  ("%", "{score:percent}"),
+  ("95 % from", "{low:percent}"),
+  ("to", "{high:percent}"),
   ("seeds", "{seeds}"),
   ("layer of each seed", "{layers}"),
   ("normed", "{normed}"),
@@ -39,32 +40,40 @@ def _section(folder: reading.RunFolder) -> str:
   rows = folder.records("compare.csv")
   probes = list(dict.fromkeys(row["probe"] for row in rows))
   names = list(dict.fromkeys(row["encoder"] for row in rows))
+  measures = list(dict.fromkeys(row["measure"] for row in rows))
 
   def draw(axes, palette):
     for place, (probe, look) in enumerate(zip(probes, palette.looks())):
       mine = {row["encoder"]: row for row in rows if row["probe"] == probe}
       at = [names.index(name) + 0.12 * (place - (len(probes) - 1) / 2) for name in mine]
       top, low, high = (
-        100 * np.array([float(row[key]) for row in mine.values()])
-        for key in ("top1", "top1_low", "top1_high")
+        100 * np.array([float(row[key] or row["score"]) for row in mine.values()])
+        for key in ("score", "low", "high")
       )
       bars = np.stack([top - low, high - top])
       style = {**look, "ls": "none", "marker": "o", "label": probe}
       plots.points(axes, (np.array(at), top), bars, **style)
-    axes.axhline(100 * float(rows[0]["majority_top1"]), lw=1.0, ls=plots.LEVEL, color="0.5")
-    axes.set(ylabel="top-1, %", ylim=(0, None))
+    for majority in {row["majority_top1"] for row in rows if row["majority_top1"]}:
+      axes.axhline(100 * float(majority), lw=1.0, ls=plots.LEVEL, color="0.5")
+    axes.set(ylabel=f"{' or '.join(measures)}, %", ylim=(0, None))
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.legend(fontsize=8)
 
-  caption = (
-    f"Top-1 on {rows[0]['n']} held-out items of the layer that a hold-out chose, mean over seeds;"
-    " bars are 95 % intervals; dashed: always the largest class."
-  )
-  figure = plots.figure(draw, caption, name="compare", label="Top-1 of encoders by probe")
+  told = []
+  for measure in measures:
+    n = next(row["n"] for row in rows if row["measure"] == measure)
+    told.append(
+      f"Top-1 on {n} held-out items of the layer that a hold-out chose, mean over seeds"
+      if measure == "top-1"
+      else f"{measure} of {n} sequences at the best layer"
+    )
+  caption = f"{'; '.join(told)}; bars are 95 % intervals; dashed: always the largest class."
+  figure = plots.figure(draw, caption, name="compare", label="Encoders by probe")
   note = (
-    "Neighbours train nothing and have one seed. Time is the median of a forward pass over its"
+    "Neighbours train nothing and have one seed; nor does tracking, whose time is of a frame, and"
+    " whose whole table is in probes/. Time is the median of a forward pass over its"
     " clips; memory is what the process, or the device, held at most while encoding above what it"
     " held before, with the encoder itself."
   )
-  table = page.records(COLUMNS, rows, words=2)
+  table = page.records(COLUMNS, rows, words=3)
   return figure + table + page.paragraph(note, "soft")

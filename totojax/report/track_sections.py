@@ -50,6 +50,8 @@ def sentence(facts: Mapping[str, Any]) -> str:
   parts = [
     f"{_name(row)} {100 * row[facts['score']]:.1f} (layer {row['layer']})" for row in facts["rows"]
   ]
+  for row in facts.get("seeds", ()):
+    parts.append(f"{_name(row)}, mean over {len(row['each'])} seeds {100 * row['score']:.1f}")
   return f"{facts['score']} in % on {_amount(facts)}: {', '.join(parts)}"
 
 
@@ -78,17 +80,24 @@ def found(folder: reading.RunFolder) -> str:
     ("propagation, ms a frame", "{propagation_s_a_frame:ms}"),
   )
   out = [page.paragraph(_verdict(facts)), page.records(columns, rows)]
+  if facts.get("seeds"):
+    out.append(_of_seeds(facts))
   if paper := facts.get("paper"):
     out.append(page.paragraph(f"Paper, {paper['name']}: {100 * paper['score']:.1f} %.", "soft"))
   objects = rows[0].get("objects")
+  chosen = (
+    f"The layer is the one that {facts['select']} further sequences chose, which are not scored"
+    if facts.get("select")
+    else "The layer is the one that is best on these same sequences, as in the paper, so it has"
+    " seen the answers"
+  )
   counted = f" with {objects} objects" if objects else ""
   out.append(
     page.paragraph(
       f"{_amount(facts)}{counted}, {facts['records']:,} frames; digest of the annotations"
       f" {facts['digest'][:12]}: sets that were processed otherwise have another, and other"
-      " numbers. The layer is the one that is best on these same sequences, as in the paper, so it"
-      " has seen the answers. Intervals are of a bootstrap over sequences. The time of propagation"
-      " is that of all rules and layers, with scoring.",
+      f" numbers. {chosen}. Intervals are of a bootstrap over sequences. The time of propagation is"
+      " that of all rules and layers, with scoring.",
       "soft",
     )
   )
@@ -99,6 +108,33 @@ def found(folder: reading.RunFolder) -> str:
   drawing = _by_layer(folder.records("per_layer.csv"), facts["score"])
   out.append(plots.figure(drawing, caption, name="tracking", label="Tracking by layer"))
   return "".join(out)
+
+
+def _of_seeds(facts: Mapping[str, Any]) -> str:
+  """Means over seeds, and how far they are above others."""
+  rows, others = [], list(facts["seeds"][0]["above"])
+  for row in facts["seeds"]:
+    above = dict.fromkeys(others, "-") | {
+      other: f"{100 * one['score']:+.1f}"
+      + ("" if one["low"] is None else f" ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})")
+      for other, one in row["above"].items()
+    }
+    layers = " ".join(map(str, row["layers"]))
+    rows.append({**row, "name": _name(row), "layers": layers, "seeds": len(row["each"]), **above})
+  columns = (
+    ("mean over seeds", "{name}"),
+    ("seeds", "{seeds}"),
+    ("layer of each", "{layers}"),
+    (f"{facts['score']}, %", "{score:percent}"),
+    ("95 % from", "{low:percent}"),
+    ("to", "{high:percent}"),
+    *((f"above {other}", f"{{{other}}}") for other in others),
+  )
+  note = (
+    "Of encoders that differ in their seed alone. Intervals have the spread over seeds (Student's"
+    " t) and the bootstrap over sequences; differences are of the same sequences and seeds."
+  )
+  return page.records(columns, rows) + page.paragraph(note, "soft")
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax import sharding
+from totojax import sequence, sharding
 from totojax.config import track
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import augment
@@ -42,19 +42,19 @@ class Grids:
   Attributes:
     layers: numbers of the layers, increasing.
     of: (name of a video, its frames) -> maps of its frames, in order.
-    input_px: side of the squares that are read; 0: 8 times the map's.
+    input_px: (height, width) of what is read; (0, 0): 8 times the map's.
     facts: what other maps would differ in.
   """
 
   layers: tuple[int, ...]
   of: Callable[[str, Frames], Maps]
-  input_px: int
+  input_px: label_maps.Size
   facts: Mapping[str, Any]
 
-  def input_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+  def input_size(self, grid: label_maps.Size) -> label_maps.Size:
     """(height, width) of what is read, by the map's."""
-    if self.input_px:
-      return self.input_px, self.input_px
+    if all(self.input_px):
+      return self.input_px
     return grid[0] * PATCH_PX, grid[1] * PATCH_PX
 
 
@@ -72,18 +72,28 @@ def of_tracker(config: track.Tracker, frames: track.Frames, *, seed: int) -> Gri
   return of_run(config, frames, seed=seed)
 
 
-def pixels(size_px: int, grid: int) -> Grids:
-  """Patches of pixels themselves, from -1 to 1; layer 0."""
-  if size_px % grid:
-    raise ConfigError(f"frames of {size_px} pixels are no {grid} patches a side; change size_px")
+def pixels(size_px: label_maps.Size) -> Grids:
+  """Patches of 8 x 8 pixels themselves, from -1 to 1; layer 0."""
+  h, w = grid_of(size_px, PATCH_PX, "patches of pixels")
 
   def of(name: str, frames: Frames) -> Maps:
     del name
-    for frame_SS3 in map(_squash(size_px), frames):
-      cut = frame_SS3.reshape(grid, size_px // grid, grid, -1, 3).swapaxes(1, 2)
-      yield [(cut.reshape(grid, grid, -1) / 127.5 - 1.0).astype(np.float32)]
+    for frame_HW3 in map(_squash(size_px), frames):
+      cut = frame_HW3.reshape(h, PATCH_PX, w, PATCH_PX, 3).swapaxes(1, 2)
+      yield [(cut.reshape(h, w, -1) / 127.5 - 1.0).astype(np.float32)]
 
-  return Grids((0,), of, size_px, {"pixels": size_px, "grid": grid})
+  return Grids((0,), of, size_px, {"pixels": [*size_px]})
+
+
+def grid_of(size_px: label_maps.Size, side_px: int, whose: str) -> label_maps.Size:
+  """Squares of a side that a frame is cut into, down and across."""
+  for key, px in zip(("size_px", "width_px"), size_px):
+    if px % side_px:
+      raise ConfigError(
+        f"frames.{key} is {px}; {whose} cuts frames into squares of {side_px} pixels: use a"
+        " multiple"
+      )
+  return size_px[0] // side_px, size_px[1] // side_px
 
 
 def on_disk(folder: str, *, layers: Sequence[int] = ()) -> Grids:
@@ -121,7 +131,7 @@ def on_disk(folder: str, *, layers: Sequence[int] = ()) -> Grids:
     if count != there:
       raise outside.Damaged(path, f"it has maps of {there} frames, and {name} has {count}")
 
-  return Grids(chosen, of, 0, {"features": folder})
+  return Grids(chosen, of, (0, 0), {"features": folder})
 
 
 def _read(path: str) -> dict[int, np.ndarray]:
@@ -154,8 +164,8 @@ def _read(path: str) -> dict[int, np.ndarray]:
   return {layer: x.astype(np.float32) for layer, x in found.items()}
 
 
-def _squash(size_px: int) -> augment.Squash:
-  return augment.Squash(size_px, _RESAMPLE)
+def _squash(size_px: label_maps.Size) -> augment.Squash:
+  return augment.Squash(size_px[0], _RESAMPLE, size_px[1])
 
 
 def of_encoder(config: track.Tracker, frames: track.Frames) -> Grids:
@@ -167,6 +177,11 @@ def of_encoder(config: track.Tracker, frames: track.Frames) -> Grids:
   streams reads the whole video at once.
   """
   name, size = config.encoder, frames.size_px
+  if frames.width_px not in (0, size):
+    raise ConfigError(
+      f"frames.width_px is {frames.width_px}, and {name} reads squares of {size}; leave it 0, or"
+      " give maps on disk (features:FOLDER)"
+    )
   if size and not _is_own(name) and "@" not in name.partition(":")[0]:
     kind, _, path = name.partition(":")
     if kind in ("dinov2", "dinov3", "mae", "clip", "rvm", "4ds"):  # whose places are interpolated
@@ -180,7 +195,7 @@ def of_encoder(config: track.Tracker, frames: track.Frames) -> Grids:
 
   def of(name: str, video: Frames) -> Maps:
     del name
-    prepared = map(_squash(encoder.size_px), video)
+    prepared = map(_squash((encoder.size_px, encoder.size_px)), video)
     if encoder.streams:
       yield from _mapped(encoder, np.stack([*prepared])[None], places)
       return
@@ -192,7 +207,8 @@ def of_encoder(config: track.Tracker, frames: track.Frames) -> Grids:
       yield from itertools.islice(_mapped(encoder, np.stack(filled)[None], places), len(part))
 
   facts = {"encoder": config.encoder, "digest": encoder.digest, "normed": encoder.normed}
-  return Grids(tuple(chosen), of, encoder.size_px, {**facts, "size_px": encoder.size_px})
+  side = encoder.size_px
+  return Grids(tuple(chosen), of, (side, side), {**facts, "size_px": side})
 
 
 def _is_own(name: str) -> bool:
@@ -219,6 +235,18 @@ def _mapped(encoder: encoders.Encoder, clips_RNSS3: np.ndarray, places: Sequence
     yield from np.moveaxis(x_LNhwD, 1, 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Wide(sequence.SequenceSpec):
+  """Frames of `grid` rows of tokens and another number of columns."""
+
+  columns: int = 0
+
+  @property
+  def frame_shape(self) -> tuple[int, ...]:
+    rows, _, *codes = super().frame_shape
+    return rows, self.columns, *codes
+
+
 def of_run(config: track.Tracker, frames: track.Frames, *, seed: int) -> Grids:
   """Of a pre-trained model of ours, or of one as it was before training."""
   run = backbone.find(config.model_run, what="a model that tracks", patches=True)
@@ -233,15 +261,11 @@ def of_run(config: track.Tracker, frames: track.Frames, *, seed: int) -> Grids:
       " features of every frame: use the model of a tokenizer of images"
     )
   kind = "video" if frames.input == "video" else "image"
-  size_px = frames.size_px or spec.grid * tokenizer.factor
-  if size_px % tokenizer.factor:
-    raise ConfigError(
-      f"frames.size_px is {size_px}; the tokenizer of {run.path} cuts frames into squares of"
-      f" {tokenizer.factor} pixels: use a multiple"
-    )
-  grid = size_px // tokenizer.factor
+  size_px = frames.size(spec.grid * tokenizer.factor)
+  h, w = grid_of(size_px, tokenizer.factor, f"the tokenizer of {run.path}")
   read_frames = {"image": 1, "self_repeat": 2, "video": frames.clip_frames}[frames.input]
-  model = run.model.clone(config=_shape(run, frames), spec=dataclasses.replace(spec, grid=grid))
+  wide = _Wide(**dataclasses.asdict(spec) | {"grid": h}, columns=w)
+  model = run.model.clone(config=_shape(run, frames), spec=wide)
   model = backbone.for_clips(model, frames=read_frames)
   # Rows are spread over devices, and parameters whole on each.
   layout = sharding.Layout(
@@ -258,7 +282,7 @@ def of_run(config: track.Tracker, frames: track.Frames, *, seed: int) -> Grids:
     """[P] or, of patches, [P, F]."""
     if run.patches is not None:
       cut = tokenizer.encode(frame_SS3[None])
-      return cut.reshape(grid * grid, -1)
+      return cut.reshape(h * w, -1)
     return api.encode_clips(tokenizer, frame_SS3[None, None]).reshape(-1)
 
   def of(name: str, video: Frames) -> Maps:
@@ -268,7 +292,7 @@ def of_run(config: track.Tracker, frames: track.Frames, *, seed: int) -> Grids:
       batch = build(np.stack(part), kind=kind, spec=model.spec, rows=rows)
       x_RLPD = program(batch)[: len(part), :, -1]
       # Of several codes of a place the last has seen them all.
-      x_RLPD = x_RLPD.reshape(*x_RLPD.shape[:2], grid, grid, -1, x_RLPD.shape[-1])[..., -1, :]
+      x_RLPD = x_RLPD.reshape(*x_RLPD.shape[:2], h, w, -1, x_RLPD.shape[-1])[..., -1, :]
       yield from x_RLPD
 
   facts = {

@@ -42,6 +42,7 @@ def spec(scene: SceneConfig, seed: int, index: int) -> scene_lib.Spec:
     share=scene.carried_frac,
     move_frames=scene.move_frames,
     nouns=scene.nouns,
+    zoom=scene.zoom,
   )
 
 

@@ -377,8 +377,7 @@ class _Lens:
     if self._ways is None or not is_still:
       self._ways = truth.on_table(self._scene, frame, self._turn_N33[frame])
       self._dark.clear()
-    windows, light_HW = [], self._light
-    light_HW.fill(1)
+    darkened = []
     for thing, form, body in zip(self._scene.things, self._forms, self._stage.bodies):
       # What lies still trembles far below a tenth of a millimetre.
       x, y, z = (round(value, 4) for value in self._stage.data.xpos[body].tolist())
@@ -393,16 +392,20 @@ class _Lens:
         window = self._window(frame, x, y, radius)
         away = self._darkened(window, x, y, radius, strength)
         self._dark[body] = (x, y, z), window, away
-      light_HW[window] *= away
-      windows.append(window)
-    if not windows:
+      darkened.append((window, away))
+    if not darkened:
       return
     every = tuple(
-      slice(min(w[i].start for w in windows), max(w[i].stop for w in windows)) for i in range(2)
+      slice(min(w[i].start for w, _ in darkened), max(w[i].stop for w, _ in darkened))
+      for i in range(2)
     )
-    np.copyto(light_HW, 1, where=found != TABLE)
+    light = self._light[every]
+    light.fill(1)
+    for window, away in darkened:
+      self._light[window] *= away
+    np.copyto(light, 1, where=found[every] != TABLE)
     lit = self._lit[every]
-    lit[:] = light_HW[every][..., None]
+    lit[:] = light[..., None]
     lit *= rgb[every]
     rgb[every] = lit
 

@@ -36,6 +36,7 @@ class Spec:
   share: float = 0.0  # containers: clips in which the snitch is to be carried while hidden
   move_frames: tuple[int, int] = (20, 30)  # containers: of one movement, least and most
   nouns: str = "shape"  # hand: what things are told apart by: "shape" or "colour"
+  zoom: float = 1.0  # how much larger things are seen
 
   def generator(self, *more: int) -> np.random.Generator:
     """Of what is drawn for this scene; other numbers, other draws."""

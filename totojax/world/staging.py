@@ -5,6 +5,7 @@ Shapes: N frames.
 
 from collections.abc import Sequence
 import colorsys
+import math
 
 import numpy as np
 
@@ -79,6 +80,8 @@ def camera(
   offset_N3 = np.stack(
     [flat_N * np.sin(azimuth_N), -flat_N * np.cos(azimuth_N), distance_N * np.sin(elevation_N)], -1
   )
+  if spec.zoom != 1:
+    fovy_deg = math.degrees(2 * math.atan(math.tan(math.radians(fovy_deg) / 2) / spec.zoom))
   return Camera(target_N3 + offset_N3, target_N3, fovy_deg, 0.05 * distance, 12 * distance)
 
 

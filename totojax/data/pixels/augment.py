@@ -50,18 +50,22 @@ class Resize:
     return np.asarray(image.resize((width, height), FILTERS[self.resample]))
 
 
+@dataclasses.dataclass(frozen=True)
 class Squash(Resize):
-  """Scaling of a whole image to a square, whatever its ratio."""
+  """Scaling of a whole image to a square, or to another width, whatever its ratio."""
+
+  width_px: int = 0  # 0: `size_px`
 
   def size(self, height: int, width: int) -> tuple[int, int]:
     del height, width
-    return self.size_px, self.size_px
+    return self.size_px, self.width_px or self.size_px
 
   def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
     # Of another ratio an image of the right short side is yet to be scaled.
-    if image_HW3.shape[0] != image_HW3.shape[1] and self.size_px in image_HW3.shape[:2]:
+    height, width = self.size(*image_HW3.shape[:2])
+    if image_HW3.shape[:2] != (height, width) and min(image_HW3.shape[:2]) == self.size_px:
       image = Image.fromarray(image_HW3)
-      return np.asarray(image.resize((self.size_px, self.size_px), FILTERS[self.resample]))
+      return np.asarray(image.resize((width, height), FILTERS[self.resample]))
     return super().__call__(image_HW3)
 
 

@@ -36,8 +36,12 @@ class Interval:
 
 def interval(values: Sequence[float], items: int) -> Interval:
   """Of accuracies of several seeds on the same items."""
+  return widened(values, *shares.wilson(float(np.mean(values)), items))
+
+
+def widened(values: Sequence[float], low: float, high: float) -> Interval:
+  """The mean over seeds, where low to high is its interval over items alone."""
   mean, half = float(np.mean(values)), spread(values)
-  low, high = shares.wilson(mean, items)
   return Interval(
     mean, float(mean - np.hypot(half, mean - low)), float(mean + np.hypot(half, high - mean))
   )

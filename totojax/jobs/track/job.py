@@ -50,7 +50,7 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
   Raises:
     ConfigError: the data or an encoder do not fit.
   """
-  kind, found = kinds.of(config.data), _listed(config.data)
+  kind, found = kinds.of(config.data), _listed(config.data, config.select)
   state, facts = _digested(kind, found), {"set": config.data.set, "year": config.data.year}
   directory.begin(workdir, config, data={"data": state}, **facts)
   backbone.check_same({**facts, "sequences": [one.name for one in found]}, workdir)
@@ -67,7 +67,7 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
   return True
 
 
-def _listed(config: track.Tracks) -> list[tracks.Track]:
+def _listed(config: track.Tracks, select: int) -> list[tracks.Track]:
   """The sequences that a config names."""
   if not config.root:
     raise ConfigError(f"data.root is empty; set it to the folder of {config.set}")
@@ -85,7 +85,12 @@ def _listed(config: track.Tracks) -> list[tracks.Track]:
   by_name = {one.name: one for one in found}
   if unknown := [name for name in config.sequences if name not in by_name]:
     raise ConfigError(f"data.sequences has {unknown[0]!r}, which no list of {config.root} names")
-  return [by_name[name] for name in config.sequences or by_name]
+  chosen = [by_name[name] for name in config.sequences or by_name]
+  if len(chosen) <= select:
+    raise ConfigError(
+      f"select is {select}, and there are {len(chosen)} sequences: none is left to be scored"
+    )
+  return chosen
 
 
 def _digested(kind: kinds.Kind, found: list[tracks.Track]) -> dict[str, Any]:
@@ -117,8 +122,8 @@ def _rows(config: track.Track) -> list[Row]:
       before = dataclasses.replace(one, untrained=True)
       rows.append(Row(f"{name}-untrained", rules, opened(before)))
   if PIXELS in config.baselines:
-    size_px = config.frames.size_px or _PLACES * grids.PATCH_PX
-    rows.append(Row(PIXELS, rules, lambda: grids.pixels(size_px, size_px // grids.PATCH_PX)))
+    size_px = config.frames.size(_PLACES * grids.PATCH_PX)
+    rows.append(Row(PIXELS, rules, lambda: grids.pixels(size_px)))
   if COPY in config.baselines:
     rows.append(Row(COPY, (COPY,), None))
   return rows

@@ -79,6 +79,10 @@ class Kind(Protocol):
     """The same, read."""
     ...
 
+  def weighed(self, scored: Sequence[np.ndarray]) -> resampled.Value:
+    """How often each sequence counts, int [V] -> `score` of all."""
+    ...
+
   def total(self, scored: Sequence[np.ndarray], *, seed: int) -> dict[str, Any]:
     """The numbers of all sequences, `score` with "low" and "high"."""
     ...
@@ -89,7 +93,7 @@ def of(config: Tracks) -> Kind:
   return {"davis": Davis(config.year), "jhmdb": Jhmdb(), "vip": Vip()}[config.set]
 
 
-def _ends(value: Any, groups: int, seed: int) -> dict[str, float | None]:
+def _ends(value: resampled.Value, groups: int, seed: int) -> dict[str, float | None]:
   low, high = resampled.interval(value, groups, seed=seed)
   return {"low": low, "high": high}
 
@@ -149,11 +153,14 @@ class Davis(_Labels):
     """[2, O, T - 2]."""
     return np.stack(scored, axis=-1)
 
-  def total(self, scored: Sequence[np.ndarray], *, seed: int) -> dict[str, Any]:
-    objects = [both for each in scored for both in each.swapaxes(0, 1)]
+  def weighed(self, scored: Sequence[np.ndarray]) -> resampled.Value:
     sums = np.array([each.mean((0, 2)).sum() for each in scored])
     counts = np.array([each.shape[1] for each in scored])
-    ends = _ends(lambda times_V: times_V @ sums / (times_V @ counts), len(scored), seed)
+    return lambda times_V: float(times_V @ sums / (times_V @ counts))
+
+  def total(self, scored: Sequence[np.ndarray], *, seed: int) -> dict[str, Any]:
+    objects = [both for each in scored for both in each.swapaxes(0, 1)]
+    ends = _ends(self.weighed(scored), len(scored), seed)
     return {**masks.summary(objects), **ends, "objects": len(objects)}
 
 
@@ -209,16 +216,21 @@ class Jhmdb:
   def unpacked(self, data: bytes) -> np.ndarray:
     return np.frombuffer(data, "<f8").reshape(2, -1)
 
+  def weighed(self, scored: Sequence[np.ndarray]) -> resampled.Value:
+    whole = np.stack(scored)
+    return lambda times_V: float(_shares(np.tensordot(times_V, whole, 1))[0])
+
   def total(self, scored: Sequence[np.ndarray], *, seed: int) -> dict[str, Any]:
-    whole = np.stack(scored)  # [V, 1 + thresholds, J]
+    whole = np.sum(scored, axis=0)
+    found = zip(joints.THRESHOLDS, _shares(whole))
+    named = {f"PCK@{a}": float(v) for a, v in found if a in _PCK}
+    ends = _ends(self.weighed(scored), len(scored), seed)
+    return {**named, **ends, "joints": int(whole[0].sum())}
 
-    def shares(times_V: np.ndarray) -> np.ndarray:
-      return np.nanmean(joints.pck(np.tensordot(times_V, whole, 1)), axis=1)
 
-    found = shares(np.ones(len(scored), int))
-    named = {f"PCK@{a}": float(v) for a, v in zip(joints.THRESHOLDS, found) if a in _PCK}
-    ends = _ends(lambda times_V: shares(times_V)[0], len(scored), seed)
-    return {**named, **ends, "joints": int(whole[:, 0].sum())}
+def _shares(counted: np.ndarray) -> np.ndarray:
+  """PCK at each threshold, of what was counted [1 + thresholds, J]."""
+  return np.nanmean(joints.pck(counted), axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,12 +267,15 @@ class Vip(_Labels):
   def joined(self, scored: Sequence[np.ndarray]) -> np.ndarray:
     return np.sum(scored, axis=0)
 
-  def total(self, scored: Sequence[np.ndarray], *, seed: int) -> dict[str, Any]:
+  def weighed(self, scored: Sequence[np.ndarray]) -> resampled.Value:
     whole = np.stack(scored)
-    value = lambda times_V: parts.miou(np.tensordot(times_V, whole, 1))
-    ious = parts.ious(whole.sum(0))
-    named = {f"IoU/{name}": float(v) for name, v in zip(tracks.PARTS, ious)}
-    return {"mIoU": parts.miou(whole.sum(0)), **_ends(value, len(scored), seed), **named}
+    return lambda times_V: float(parts.miou(np.tensordot(times_V, whole, 1)))
+
+  def total(self, scored: Sequence[np.ndarray], *, seed: int) -> dict[str, Any]:
+    whole = np.sum(scored, axis=0)
+    ends = _ends(self.weighed(scored), len(scored), seed)
+    named = {f"IoU/{name}": float(v) for name, v in zip(tracks.PARTS, parts.ious(whole))}
+    return {"mIoU": parts.miou(whole), **ends, **named}
 
 
 def opened(kind: Kind, track: tracks.Track) -> Video:

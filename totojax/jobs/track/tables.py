@@ -1,8 +1,8 @@
 """What tracking leaves: scores by layer and sequence, and the data set's own tables.
 
 A part is an .npz of a sequence and a row: of every rule and layer its scores, and
-what was found in each frame, one after the other.
-
+what was found in each frame, one after the other. Where the first sequences choose
+layers (`select`), all scores are of the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from totojax import jobs
 from totojax.config import track
 from totojax.data.sources import tracks
 from totojax.evals import masks
-from totojax.jobs.track import kinds, overlays
+from totojax.jobs.track import kinds, overlays, seeded
 from totojax.report import track_sections
 from totojax.rundir import console, files
 
@@ -113,24 +113,31 @@ def write(
         elif key.endswith("|scores"):
           rule, layer, _ = key.split("|")
           scores.setdefault((row, rule, int(layer)), []).append(array)
+  chooses, total = config.select, kind.total
+  choice = {key: total(each[: chooses or None], seed=0)[kind.score] for key, each in scores.items()}
+  scores = {key: each[chooses:] for key, each in scores.items()}
+  scored = layout.found[chooses:]
   table = [
     {"row": row, "rule": rule, "layer": layer, "score": found[kind.score], **found}
     for (row, rule, layer), each in scores.items()
-    for found in [kind.total(each, seed=config.seed)]
+    for found in [total(each, seed=config.seed)]
   ]
+  for one in table if chooses else ():
+    one["choice"] = choice[one["row"], one["rule"], one["layer"]]
   table.sort(key=lambda one: one["layer"])
   files.write_csv(layout.workdir / "per_layer.csv", [_plain(one) for one in table])
   chosen = []
   for row, rules in layout.rows.items():
     for rule in rules:
       mine = [one for one in table if (one["row"], one["rule"]) == (row, rule)]
-      chosen.append((max(mine, key=lambda one: one["score"]), mine[-1]))
+      best_at = max(mine, key=lambda one: choice[one["row"], one["rule"], one["layer"]])
+      chosen.append((best_at, mine[-1]))
   best = [_Best(one["row"], one["rule"], one["layer"]) for one, _ in chosen]
   each = [
     {"row": of.row, "rule": of.rule, "layer": of.layer, "sequence": one.name, **_plain(found)}
     for of in best
-    for one, score in zip(layout.found, scores[of.row, of.rule, of.layer])
-    for found in [kind.total([score], seed=0)]
+    for one, score in zip(scored, scores[of.row, of.rule, of.layer])
+    for found in [total([score], seed=0)]
   ]
   files.write_csv(layout.workdir / "per_sequence.csv", each)
   if not _results(kind, layout, best, scores, config, interrupted):
@@ -150,7 +157,9 @@ def write(
   )
   if drawn is None:
     return False
-  _metrics(kind, layout, config, chosen, cost, {**facts, "drawn": drawn})
+  seeds = seeded.rows(kind, config, {(of.row, of.rule): of.layer for of in best}, scores)
+  facts = {**facts, "drawn": drawn, "seeds": seeds, "select": chooses}
+  _metrics(kind, layout, config, chosen, cost, facts)
   track_sections.figure(layout.workdir)
   return True
 
@@ -171,7 +180,7 @@ def _metrics(
   out: dict[str, Any] = {
     **facts,
     "score": kind.score,
-    "sequences": len(layout.found),
+    "sequences": len(layout.found) - config.select,
     "whole": dict(kind.whole),
     "rows": [],
   }
@@ -207,7 +216,8 @@ def _results(
     folder = layout.workdir / "results" / of.name
     files.make_folder(folder)
     if isinstance(kind, kinds.Davis):
-      _davis_tables(folder, layout.found, scores[of.row, of.rule, of.layer], config.data.split)
+      scored = layout.found[config.select :]
+      _davis_tables(folder, scored, scores[of.row, of.rule, of.layer], config.data.split)
   if not config.output.masks:
     return True
   total = len(best) * len(layout.found)

@@ -1,0 +1,77 @@
+"""Does pre-training pay for tracking? Masks of rendered scenes followed by three small models.
+
+  python -m totojax.main --config=configs/track_learns.py
+
+needs the extra `world`. Renders clips of a table on which things roll, slide and
+fall, turns them into tokens with the tokenizer that ships with the package, and
+pre-trains the same small model from three seeds. Then it renders other scenes as
+DAVIS lies on disk, with exact masks, and follows the masks of their first frames by
+the features of every layer, beside the same models untrained, patches of pixels and
+copies of the first mask. The first sequences choose layers, and the others are
+scored: runs/track_learns/tracking/metrics.json (`seeds` has means over seeds, and
+how far they are above others, with intervals) and report.html. What it took and
+gave on 2 CPU cores is in docs/results.md.
+"""
+
+from totojax.config import pixel_recipes, recipes, track, world
+
+SEEDS = (0, 1, 2)
+SIZE_PX, GRID = 128, 16
+FRAMES, BATCH, STEPS = 4, 2, 200  # of a clip; clips of an update; updates
+SELECT, SCORED = 10, 20  # sequences
+
+
+def get_config():
+  names = [f"pretrain_{seed}" for seed in SEEDS]
+  stages = {"clips": _clips(), "shards": pixel_recipes.shards("{workdir}/clips", "shipped")}
+  for seed, name in zip(SEEDS, names):
+    stages[name] = _pretraining() if not seed else recipes.follower(stages[names[0]])
+    stages[name].seed = seed
+  return recipes.chain(**stages, sequences=_sequences(), tracking=_tracking(names))
+
+
+def _scenes(c):
+  """Things are three or four tokens wide."""
+  c.scene.update(width_px=SIZE_PX, height_px=SIZE_PX, zoom=2.0)
+  return c
+
+
+def _clips():
+  c = _scenes(world.recipe("tabletop"))
+  c.amount.update(train=1500, val=64)
+  c.scene.update(frames=FRAMES, fps=6.0)
+  return c
+
+
+def _sequences():
+  c = _scenes(world.recipe("davis"))
+  c.seed = 1
+  c.amount.val = SELECT + SCORED
+  c.scene.update(frames=24, fps=12.0)
+  return c
+
+
+def _pretraining():
+  c = recipes.pretrain("mini")
+  tokens = FRAMES * GRID**2
+  c.sequence.update(vocab=512, grid=GRID, frames=FRAMES, context=tokens)
+  c.model.update(width=96, depth=3, heads=3, mlp_dim=256)
+  c.compute.dtype = "float32"  # bf16 is no faster on a CPU
+  c.train.update(batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens))
+  c.optim.update(lr=5e-3, warmup_steps=STEPS // 10)
+  c.every = recipes.every(log=20, evaluate=STEPS, checkpoint=STEPS)
+  c.data.train = {"rendered": recipes.source("{workdir}/shards/train", 1.0)}
+  c.data.validation = {"rendered": "{workdir}/shards/val"}
+  c.validation.rows = 16
+  return c
+
+
+def _tracking(names):
+  encoders = ",".join(f"{name}={{workdir}}/{name}" for name in names)
+  c = track.job("davis", f"dino,{encoders}")
+  c.data.root = "{workdir}/sequences"
+  c.frames.size_px = SIZE_PX
+  c.select = SELECT
+  c.seeds = {"trained": tuple(names)}
+  c.output.codec = ""  # an .mp4 needs PyAV
+  return c
