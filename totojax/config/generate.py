@@ -6,7 +6,7 @@ from totojax.config.schema import ConfigError, field, Job, Section, section, SEE
 CODECS = ("h264", "vp9", "")
 MODES = ("slide", "roll", "extend")
 LEAST_TEMPERATURE = 1e-6  # below it logits overflow
-MOST_FRAMES = 1_000_000
+MOST_FRAMES, MOST_SAMPLES = 1_000_000, 10_000
 
 
 @section("sampling")
@@ -180,7 +180,7 @@ class Generate(Job):
   prompt: Prompt = field(Prompt(), "what is continued")
   clip: Frames = field(Frames(), "out of files")
   new_frames: int = field(0, "of pixels; 0: to the window's end", at_least=0, at_most=MOST_FRAMES)
-  samples: int = field(1, "of each clip", at_least=1, at_most=10_000)
+  samples: int = field(1, "of each clip", at_least=1, at_most=MOST_SAMPLES)
   sampling: Sampling = field(Sampling(), "how a token is chosen")
   window: Window = field(Window(), "of longer videos")
   rows: int = field(32, "videos at a time, spread over the devices", at_least=1)
