@@ -84,7 +84,7 @@ def layers(value: Any) -> int | Sequence[int]:
   """
   if np.ndim(value) == 0:
     return count(value, "layer", least=0)
-  found = [count(one, "a layer", least=0) for one in value]
+  found = [count(one, "layer", least=0) for one in value]
   if not found:
     raise ValueError("layer is empty; name one layer or more")
   return found

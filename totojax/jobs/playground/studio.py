@@ -309,8 +309,7 @@ class Studio:
 
   def _is_new(self, decoder: generate.Decoder, rows: int, context: int) -> bool:
     """Whether a program must be compiled first."""
-    sampling = dataclasses.replace(decoder.sampling, seed=0)
-    key = sampling, decoder.window, decoder.roll, decoder.drop, rows, context
+    key = decoder.window, decoder.roll, decoder.drop, rows, context
     new = key not in self._compiled
     self._compiled[key] = None
     self._compiled.move_to_end(key)
