@@ -149,7 +149,7 @@ def test_candidates_against_numpy(top_k, top_p, temperature, min_p):
 
 
 def test_new_values_of_a_sampling_are_compiled_no_more(model, weights):
-  given, others = context(), dict(temperature=0.8, top_k=9, top_p=0.7, min_p=0.1, seed=8)
+  given, others = context(), dict(temperature=9.0, top_k=2, top_p=0.1, min_p=0.9, seed=8)
   drawn = lambda sampling: generate.frames(
     model, weights, given, further=2, sampling=sampling, rows=range(3)
   )

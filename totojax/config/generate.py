@@ -18,7 +18,9 @@ class Sampling(Section):
   temperature: float = field(
     1.0, "of logits; 0.0: the most likely token (greedy)", at_least=0, at_most=1e6
   )
-  top_k: int = field(0, "only so many of the most likely tokens; 0: all", at_least=0, at_most=MOST_K)
+  top_k: int = field(
+    0, "only so many of the most likely tokens; 0: all", at_least=0, at_most=MOST_K
+  )
   # Holtzman et al., arXiv 1904.09751.
   top_p: float = field(
     1.0, "only the fewest that together have this probability; 1.0: all", above=0, at_most=1

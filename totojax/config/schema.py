@@ -198,7 +198,8 @@ def _check_kind(f: dataclasses.Field, kind: Any, value: Any, path: str) -> None:
   plain, meta = without_none(kind), f.metadata.get("key", _PLAIN_META)
   is_none = value is None and (meta.optional or plain is not kind)
   serves = _SERVES.get(plain, plain if dataclasses.is_dataclass(plain) else object)
-  if not is_none and (not isinstance(value, serves) or (plain is not bool and isinstance(value, bool))):
+  is_other = isinstance(value, bool) and plain in (int, float)
+  if not is_none and (is_other or not isinstance(value, serves)):
     told, doc = f"{value!r:.200} ({type(value).__name__})", meta.doc and f" ({meta.doc})"
     raise ConfigError(f"{path} is {told}; it must be {plain.__name__}{doc}")
 

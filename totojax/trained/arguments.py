@@ -56,8 +56,8 @@ def section(value: T | None, kind: type[T], what: str) -> T:
   if isinstance(value, dict) and all(isinstance(key, str) for key in value):
     hint = f"{what}={name}({', '.join(f'{key}={one!r:.40}' for key, one in value.items())})"
   raise ValueError(
-    f"{what} is {value!r:.80} ({type(value).__name__}); it must be a totojax.config.generate.{name}:"
-    f" {hint}"
+    f"{what} is {value!r:.80} ({type(value).__name__}); it must be a"
+    f" totojax.config.generate.{name}: {hint}"
   )
 
 

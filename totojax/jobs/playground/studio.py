@@ -117,6 +117,7 @@ class Studio:
       "new": max(given[-1] - given[(window - 1) // 2], latents.frame_factor),
       "grid": spec.grid,
       "size": self._model.size_px,
+      "codes": spec.vocab,
       "most_nats": math.log(spec.vocab),
       "ramp": maps.RAMP.tolist(),
       "fps": config.output.fps,
