@@ -20,7 +20,7 @@ from totojax.data.pixels import known_scenes, synthetic
 from totojax.data.sources import pairs as pair_lib
 from totojax.data.store import store as store_lib
 from totojax.evals import answers, continuations
-from totojax.jobs.prompt_tune import job, prompts
+from totojax.jobs.prompt_tune import job as tune_job, prompts
 from totojax.trained import backbone, prompting
 
 SIZE, FRAMES = temporal.SIZE, 6  # two pairs, the query and its answer
@@ -356,7 +356,7 @@ def test_a_pair_that_cannot_be_read_is_skipped_and_named(made, tmp_path, capsys)
   assert [one.id for one in task.skipped] == ["3", "7"]
   for split, count in task.counts.items():
     assert not {"mine/3", "mine/7"} & {task.make(split, n).id for n in range(count)}
-  job._write_skipped([task], epath.Path(tmp_path))
+  tune_job._write_skipped([task], epath.Path(tmp_path))
   assert "skipped: mine/3 (" in (told := capsys.readouterr().out) and "and 1 more" in told
   assert (tmp_path / "skipped.csv").read_text().count("mine,") == 2
   # Too few are left: the one line says why.

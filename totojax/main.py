@@ -10,6 +10,7 @@ Ctrl-C save first. Configs that ship with the package are found by name.
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import pathlib
@@ -123,7 +124,8 @@ class Interrupt:
       if first_s is None:
         first_s, doing = now_s, [*map(str, console.watchdog.doing)][-1:] or ["the start"]
         line = f"totojax: {name}: leaves when it can, after {doing[0]} (a second one ends it now)"
-        os.write(2, f"{line}\n".encode())
+        with contextlib.suppress(OSError):  # nobody may read it
+          os.write(2, f"{line}\n".encode())
       elif now_s - first_s > _TWICE_S:
         console.leave("totojax: ended; the last whole checkpoint stays\n", 128 + number[0])
 
