@@ -148,7 +148,8 @@ from totojax.rundir import console
 main.Interrupt()
 with console.doing("compiling the update"):
   print("ready", flush=True)
-  hashlib.pbkdf2_hmac("sha256", b"x", b"x", 10**10)  # as XLA: without a look at what Python is to do
+  # As XLA does, without a look at what Python has to do.
+  hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
 """
 
 
