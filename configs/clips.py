@@ -59,7 +59,7 @@ def get_config():
   pretrain.checkpoint.best = "clips/loss"
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
-  recipes.small_dvae(c.stages.tokenizer, steps=600)
+  small_runs.small_dvae(c.stages.tokenizer, steps=600)
   c.stages.tokenizer.data.train = {
     "clips": recipes.source("{workdir}/clips/train", 0.5),
     "rendered": recipes.source("{workdir}/rendered/train", 0.5),

@@ -40,7 +40,7 @@ def get_config():
   c.order = (*c.order[:-1], "probe", "generate", "report")
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
-  recipes.small_dvae(c.stages.tokenizer, steps=600)
+  small_runs.small_dvae(c.stages.tokenizer, steps=600)
   c.stages.tokenizer.data.train = {"rendered": recipes.source("{workdir}/clips/train", 1.0)}
   c.stages.tokenizer.data.validation = {"rendered": "{workdir}/clips/val"}
   return c

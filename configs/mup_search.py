@@ -8,7 +8,7 @@ The first two render clips, make tokens of them with the tokenizer that ships
 with the package, and train the narrowest model (32 wide) with each set of
 multipliers at each rate: `plain` is the defaults of section mup, the others are
 drawn at random, in octaves, with a fixed seed. `sweep/report.html` ranks them.
-The third has `plain` beside `recipes.tuned_mup` at four times the width and with
+The third has `plain` beside `study_recipes.tuned_mup` at four times the width and with
 two other seeds; `untied,check,64` from a base model of that width in place of 32.
 A search that is stopped goes on where it was.
 """
@@ -25,7 +25,7 @@ RANGES = {"matrix": (-1, 0), "embedding": (-4, 0), "output": (-3, 3)}
 
 
 def get_config(what="tied"):
-  """`what`: tied or untied; ",check" for `recipes.tuned_mup` elsewhere, ",64" for its base."""
+  """`what`: tied or untied; ",check": `study_recipes.tuned_mup` elsewhere; ",64": its base."""
   head, *rest = what.split(",")
   base = rest[1] if rest[1:] else str(BASE)
   if head not in ("tied", "untied") or rest[:1] not in ([], ["check"]) or not base.isdecimal():
@@ -47,7 +47,7 @@ def get_config(what="tied"):
   width, seeds = (4 * base, (1, 2)) if rest else (base, (0,))
   models = study_recipes.sizes(width, depth=2, heads=4)
   sweep = study_recipes.sweep(pretrain, models)
-  tuned = recipes.tuned_mup(base)
+  tuned = study_recipes.tuned_mup(base)
   keys = ("matrix_std", "embedding_std", "output")
   drawn = {"tuned": {key: tuned[key] for key in keys}} if rest else draws()
   sweep.sweep.multipliers = {"plain": dict.fromkeys(keys, 0.0) | {"output": 1.0}, **drawn}

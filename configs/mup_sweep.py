@@ -29,7 +29,7 @@ def get_config(what=""):
   pretrain = recipes.pretrain("tiny")
   pretrain.sequence.update(vocab=512, grid=4, frames=4, context=TOKENS)
   pretrain.model.update(depth=2, heads=4, tied=False)
-  pretrain.mup = recipes.tuned_mup(base_width=32)
+  pretrain.mup = study_recipes.tuned_mup(base_width=32)
   pretrain.compute.dtype = "float32"  # bf16 is no faster on a CPU
   pretrain.train.update(batch_tokens=BATCH * TOKENS, total_tokens=float(steps * BATCH * TOKENS))
   pretrain.optim.warmup_steps = steps // 10

@@ -7,6 +7,11 @@ SIZE is tiny (23,000 parameters: minutes on two cores), mini (1.3 million),
 small (26 million: one GPU), base, large or 1b (Table 1), a1 to a6 (Table 15),
 or gpt2-280m, gpt2-tiny, mamba-290m, mamba-tiny (Table 6).
 
+A run is as long as 20 tokens a parameter, or fewer where there are fewer data. A
+short one, to see that all works, says how many tokens it reads; what follows
+from it (updates, warm-up, intervals) is said in its first lines:
+  --config.train.total_tokens=200000.0
+
 Several stores, with names and weights, paths or URLs:
   --config.data.train=mine:TOKENS/train:0.7,web:gs://BUCKET/web:0.3
   --config.data.validation=mine:TOKENS/val

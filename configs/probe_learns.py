@@ -36,7 +36,7 @@ def get_config():
   _pretraining(first["pretrain"])
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
-  recipes.small_dvae(first["tokenizer"], steps=600)
+  small_runs.small_dvae(first["tokenizer"], steps=600)
   first["tokenizer"].data.train = {"rendered": recipes.source("{workdir}/clips/train", 1.0)}
   first["tokenizer"].data.validation = {"rendered": "{workdir}/clips/val"}
 

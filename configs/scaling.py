@@ -89,7 +89,7 @@ def trained(sizes, *, frames=FRAMES, batch=BATCH):
   c.sequence.update(vocab=512, grid=GRID, frames=frames, context=context)
   c.model.update(sizes)
   c.model.tied = False
-  c.mup = recipes.tuned_mup(base_width=32)
+  c.mup = study_recipes.tuned_mup(base_width=32)
   c.compute.dtype = "float32"  # bf16 is no faster on a CPU
   c.train.update(batch_tokens=batch * context, total_tokens=float(STEPS * batch * context))
   c.optim.update(lr=2.0**-6, warmup_steps=STEPS // 10)

@@ -18,7 +18,7 @@ shipped files (totojax/tokenizers/shipped/README.md) have their commands, data
 and authors; docs/results/tokenizers.md has the scores, and what size and
 training time are worth.
 
-A dVAE in place of it: `recipes.small_dvae`, as configs/demo.py does.
+A dVAE in place of it: `small_runs.small_dvae`, as configs/demo.py does.
 """
 
 from ml_collections import ConfigDict

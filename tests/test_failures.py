@@ -1,8 +1,10 @@
 """How a process ends: each kind of error has its status and its one line."""
 
 import errno
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 from jax._src import distributed
@@ -137,6 +139,35 @@ jobs.typed = typed
 sys.argv = ["totojax", "--config=configs/smoke.py", "--workdir=/none"]
 main.run()
 """
+
+
+_BUSY = """
+import hashlib
+from totojax import main
+from totojax.rundir import console
+main.Interrupt()
+with console.doing("compiling the update"):
+  print("ready", flush=True)
+  # As XLA does, without a look at what Python has to do.
+  hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_answered_at_once_and_a_second_one_ends_the_process(number, status):
+  process = runs.start([sys.executable, "-c", _BUSY])
+  assert process.stdout.readline() == "ready\n"
+  begun = time.monotonic()
+  process.send_signal(number)
+  line = process.stdout.readline()
+  assert line.startswith(f"totojax: {number.name}: leaves when it can, after compiling the update")
+  process.send_signal(number)  # as to a process and to its group: one and the same
+  with pytest.raises(subprocess.TimeoutExpired):
+    process.wait(1.0)
+  process.send_signal(number)
+  assert runs.finish(process, code=status) == "totojax: ended; the last whole checkpoint stays\n"
+  assert time.monotonic() - begun < 60
 
 
 def test_a_bug_says_where_to_report_it():

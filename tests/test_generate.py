@@ -140,19 +140,47 @@ def test_candidates_against_numpy(top_k, top_p, temperature, min_p):
   logits = np.random.default_rng(1).normal(0, 2, (4, 128)).astype(np.float32)
   logits[:, 0] = 50.0  # padding of the sequence, the likeliest of all
   logits[:, 100] = 40.0  # no token at all
-  sampling = generate.Sampling(temperature, top_k, top_p, min_p, seed=0)
-  found = jax.nn.softmax(generate.candidates(logits, sampling=sampling, low=0, high=VOCAB))
+  choice = generate.Choice.of(generate.Sampling(temperature, top_k, top_p, min_p, seed=0))
+  found = jax.nn.softmax(generate.candidates(logits, choice=choice, low=0, high=VOCAB))
   expected = [kept_by_hand(row, top_k, top_p, temperature, min_p) for row in logits]
   np.testing.assert_array_equal(np.asarray(found) > 0, np.array(expected) > 0)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
   assert generate.visual(logits, 0, VOCAB).argmax(-1).min() >= 4
 
 
+def test_new_values_of_a_sampling_are_compiled_no_more(model, weights):
+  given, others = context(), dict(temperature=9.0, top_k=2, top_p=0.1, min_p=0.9, seed=8)
+  drawn = lambda sampling: generate.frames(
+    model, weights, given, further=2, sampling=sampling, rows=range(3)
+  )
+  first, compiled = drawn(DRAWN), []
+  listen = lambda event, _, **more: compiled.append(event)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    found = [drawn(dataclasses.replace(DRAWN, **{name: one})) for name, one in others.items()]
+    greedy = drawn(GREEDY)
+    assert not [event for event in compiled if "compile" in event or "trace" in event]
+    jax.jit(lambda x: x + 1)(np.zeros(3))
+    assert [event for event in compiled if "compile" in event]  # or nothing would be heard
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert all((one != first).any() for one in [*found, greedy])
+  np.testing.assert_array_equal(greedy, drawn(dataclasses.replace(GREEDY, top_k=3, seed=9)))
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 127, 128])
+def test_the_kth_largest_is_that_of_a_sort(k):
+  logits = np.random.default_rng(k).normal(0, 3, (5, 128)).astype(np.float32)
+  logits[0, :40], logits[1, 3:9], logits[2] = -np.inf, 1.5, -np.abs(logits[2])
+  found = generate._kth(logits, np.int32(k))
+  np.testing.assert_array_equal(found[:, 0], np.sort(logits, axis=-1)[:, -k])
+
+
 def test_draws_have_the_probabilities():
   logits = np.tile(np.log(np.float32([1, 1, 1, 1, 1, 2, 5])), (4000, 1))
   keys = jax.random.split(jax.random.key(0), len(logits))
   sampling = dataclasses.replace(DRAWN, temperature=1.0)
-  drawn = generate.choose(logits, keys, sampling=sampling, low=0, high=3)
+  drawn = generate.choose(logits, keys, choice=generate.Choice.of(sampling), low=0, high=3)
   counts = np.bincount(drawn, minlength=7) / len(logits)
   assert np.all(counts[:4] == 0)
   np.testing.assert_allclose(counts[4:], [1 / 8, 2 / 8, 5 / 8], atol=0.03)
@@ -179,6 +207,14 @@ def test_what_cannot_be_made_is_refused(model, given, further, told):
   [
     ({"temperature": -1.0}, "temperature is -1.0"),
     ({"top_k": -1}, "top_k"),
+    ({"top_k": np.int64(-1)}, "at least 0"),
+    ({"top_k": 10**9}, "at most 1000000"),
+    ({"top_k": "a"}, "top_k is 'a' .str.; it must be int"),
+    ({"temperature": None}, "temperature is None .NoneType.; it must be float"),
+    ({"temperature": True}, "it must be float"),
+    ({"temperature": 10**400}, "at most"),
+    ({"seed": float("nan")}, "seed is nan .float.; it must be int"),
+    ({"seed": 1.5}, "it must be int"),
     ({"top_p": 0.0}, "top_p is 0.0"),
     ({"top_p": 1.1}, "probability"),
     ({"top_p": float("nan")}, "finite"),

@@ -410,6 +410,19 @@ def test_columns_say_what_was_given():
   assert movies.enlarged(frames, side_px=20).shape == (4, 24, 24, 3)
 
 
+@pytest.mark.parametrize(
+  "amounts, told",
+  [
+    ((56, 1, 1, 1), "1 clip goes on for 56 frames; it is read once more as it really goes on"),
+    ((8, 6, 3, 2), "2 clips go on for 8 frames, 3 times each; each is read once more"),
+    ((1, 2, 1, 1), "2 clips go on for 1 frame; 1 of them is read once more"),
+  ],
+)
+def test_what_is_made_is_said_in_words(amounts, told):
+  assert job._amount_in_words(*amounts).startswith(told)
+  assert "read once more" not in job._amount_in_words(8, 2, 1, 0)
+
+
 def test_measures_are_scikit_images():
   metrics = pytest.importorskip("skimage.metrics")
   truth, other = pictures(), pictures(seed=1)

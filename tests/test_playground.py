@@ -1,6 +1,7 @@
 """`run = "playground"`: what the page is told, what it refuses, and whoever leaves."""
 
 import base64
+from concurrent import futures
 import io
 import pathlib
 import signal
@@ -96,6 +97,10 @@ def test_frames_come_in_order_and_are_generates(page, built, made):
   assert not dict(again)["begun"]["compiling"]
   assert dict(again)["frame"]["pictures"][:2] == frames[-1]["pictures"][:2]
   assert dict(again)["frame"]["pictures"][2:] != frames[-1]["pictures"][2:]
+  others = dict(temperature=0.5, top_k=9, top_p=0.9, min_p=0.01)
+  others = list(playgrounds.events(page.ask(new_frames=6, sampling=others)))
+  assert not dict(others)["begun"]["compiling"]
+  assert dict(others)["frame"]["pictures"][2:] != frames[-1]["pictures"][2:]
 
 
 def test_heat_is_the_models_loss(page, built, made):
@@ -300,6 +305,25 @@ def test_uploads_are_limited_in_time(built, page):
       gone.sendall(b"POST /clips HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nx")
     assert hasty.get("state").ok
   assert not aside()
+
+
+def test_uploads_at_a_time_wait_for_each_other(page, monkeypatch):
+  at_once, most = [], []
+
+  def slow(shelf, path, name):
+    at_once.append(name)
+    most.append(len(at_once))
+    time.sleep(0.3)
+    at_once.remove(name)
+    return shelf.find("c0")
+
+  monkeypatch.setattr(type(page.studio.shelf), "upload", slow)
+  monkeypatch.setattr(server, "_UPLOADS", 4)
+  send = lambda n: page.post(f"clips?name={n}", b"x").status_code
+  with futures.ThreadPoolExecutor(6) as pool:
+    found = [*pool.map(send, range(6))]
+  assert sorted(found) == [200] * 4 + [429] * 2 and max(most) == 2
+  assert send(7) == 200
 
 
 def _sleep(seconds):

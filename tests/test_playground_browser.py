@@ -224,6 +224,35 @@ def test_what_cannot_be_made_is_one_line_on_the_page(page, browser):
   generate(browser, new=2, temperature=0, top_p=0.5, top_k=3, min_p=0.1, samples=1)
 
 
+def test_the_form_keeps_to_the_clip_and_an_old_error_goes(page, browser):
+  given = "return [...document.querySelectorAll('#given option')].map((one) => Number(one.value))"
+  fill(browser, given=5)
+  assert browser.execute_script(given) == [*range(1, playgrounds.FRAMES + 1)]
+  browser.execute_script(
+    """addClip({key: "u1", name: "a_name_without_any_place_to_break_it.mp4", kind: "uploaded",
+    frames: 2, picture: state.clips[0].picture}, true)"""
+  )
+  assert browser.execute_script(given) == [1, 2]
+  assert browser.find_element("id", "given").get_attribute("value") == "2"
+  lines = "const b = document.querySelector('.clip b'); return [b.title, b.getClientRects().length]"
+  assert browser.execute_script(lines) == ["a_name_without_any_place_to_break_it.mp4", 1]
+  browser.find_element("css selector", "input[value=c0]").find_element("xpath", "..").click()
+  assert len(browser.execute_script(given)) == playgrounds.FRAMES
+  # An error goes when something is changed, and where the browser itself refuses the next try.
+  for change in (lambda: fill(browser, seed=7), lambda: browser.find_element("id", "go").click()):
+    browser.execute_script("fail('an old one'); document.getElementById('temperature').value = 101")
+    change()
+    assert browser.execute_script("return document.getElementById('error').hidden")
+  assert browser.execute_script("return document.querySelectorAll('#form :invalid').length") >= 1
+  fill(browser, temperature=1)
+  # What is waited for has its seconds beside it.
+  browser.execute_script("status('Compiling ...', true)")
+  wait_for(browser, "return document.getElementById('status').textContent === 'Compiling ... 1 s'")
+  browser.execute_script("status('Done.')")
+  time.sleep(1.2)
+  assert text(browser, "status") == "Done."
+
+
 @pytest.mark.parametrize("way", ["stop", "close"])
 def test_whoever_leaves_in_the_middle_leaves_the_page_as_it_was(page, browser, monkeypatch, way):
   made = []

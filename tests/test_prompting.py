@@ -20,7 +20,7 @@ from totojax.data.pixels import known_scenes, synthetic
 from totojax.data.sources import pairs as pair_lib
 from totojax.data.store import store as store_lib
 from totojax.evals import answers, continuations
-from totojax.jobs.prompt_tune import prompts
+from totojax.jobs.prompt_tune import job as tune_job, prompts
 from totojax.trained import backbone, prompting
 
 SIZE, FRAMES = temporal.SIZE, 6  # two pairs, the query and its answer
@@ -344,6 +344,25 @@ def test_prompts_of_a_folder(made, tmp_path):
     )
   write_pairs(tmp_path / "segmentation", 5)
   with pytest.raises(ValueError, match="more than 64 colours"):
+    prompts.find(config, examples=2, size_px=8)
+
+
+def test_a_pair_that_cannot_be_read_is_skipped_and_named(made, tmp_path, capsys):
+  write_pairs(tmp_path / "mine", 10)
+  (tmp_path / "mine" / "3_in.png").write_text("no picture")
+  save(tmp_path / "mine" / "7_out.png", picture(1, 9, 9))
+  config = roots.read(tune(made, data__root=str(tmp_path)).to_dict())
+  (task,) = prompts.find(config, examples=2, size_px=8)
+  assert [one.id for one in task.skipped] == ["3", "7"]
+  for split, count in task.counts.items():
+    assert not {"mine/3", "mine/7"} & {task.make(split, n).id for n in range(count)}
+  tune_job._write_skipped([task], epath.Path(tmp_path))
+  assert "skipped: mine/3 (" in (told := capsys.readouterr().out) and "and 1 more" in told
+  assert (tmp_path / "skipped.csv").read_text().count("mine,") == 2
+  # Too few are left: the one line says why.
+  for n in range(1, 9):
+    (tmp_path / "mine" / f"{n}_in.png").write_text("no picture")
+  with pytest.raises(ValueError, match="has 2 pairs; give 3 and more .8 cannot be read: .*1_in"):
     prompts.find(config, examples=2, size_px=8)
 
 

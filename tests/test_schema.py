@@ -144,7 +144,7 @@ def test_every_key_is_told_with_its_unit():
   assert found["named.x.size_px"].unit == "pixels"
   assert found["inner.rate"].meta.source == "Table 0"
   assert found["inner.rate"].meta.range.bounds == ["above 0", "at most 1"]
-  assert found["sizes"].kind == "int, any number"
+  assert document.describe(found["sizes"].kind) == "int, any number"
   assert "named" not in found and "root" not in found
   lines = document.listing(toy).splitlines()
   assert len(lines) == len(found)

@@ -246,6 +246,17 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, stop_at):
   runs.assert_same(runs.checkpoint(tmp_path, 8), runs.checkpoint(whole, 8))
 
 
+@pytest.mark.parametrize("asked", [1, 2])  # before the evaluation of step 0, and after it
+def test_a_stop_before_the_first_update_costs_nothing(whole, tmp_path, capsys, asked):
+  calls = itertools.count(1)
+  _, finished = train.fit(make(), epath.Path(tmp_path), interrupted=lambda _: next(calls) >= asked)
+  assert not finished and next(calls) == asked + 1
+  assert f"stopped before update 1 of {STEPS}" in capsys.readouterr().out
+  assert not steps_saved(tmp_path) and steps_of(tmp_path, "eval") == [0] * (asked - 1)
+  _, finished = fit(make(), tmp_path)
+  assert finished and runs.metrics(tmp_path) == runs.metrics(whole)
+
+
 def test_a_folder_may_be_relative(whole, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   _, finished = fit(make(), "runs/line", stop_at=3)

@@ -10,11 +10,13 @@ Ctrl-C save first. Configs that ship with the package are found by name.
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -73,6 +75,7 @@ flags.DEFINE_integer(
   300,
   "Seconds that processes wait for each other at the start, with --multihost.",
 )
+_TWICE_S = 0.5  # in which a signal comes twice that was sent to a process and to its group
 _OF_SEVERAL = ("coordinator", "processes", "process", "host_timeout_s", "start_timeout_s")
 _STORAGE_TIMEOUT = flags.DEFINE_float(
   "storage_timeout_s",
@@ -83,19 +86,27 @@ _STORAGE_TIMEOUT = flags.DEFINE_float(
 
 
 class Interrupt:
-  """SIGTERM or Ctrl-C asks the job to save and leave at its next boundary."""
+  """SIGTERM or Ctrl-C asks the job to save and leave at its next boundary.
+
+  Python's handlers wait for the end of what is done outside of it, as of a
+  compilation; so a thread says at once what is awaited, and ends the process
+  where a second signal comes.
+  """
 
   def __init__(self):
     self._asked = False
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # theirs are not ours
+    threading.Thread(target=self._listen, args=(heard,), name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._ask)
     # While Python ends it would be the default again, and the status not 0.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
   def _ask(self, number: int, frame: Any) -> None:
-    del frame
-    if self._asked and number == signal.SIGINT:
-      raise KeyboardInterrupt  # the second Ctrl-C does not wait
+    del number, frame
     self._asked = True
     for name, what in ("lease", "work directory"), ("peers", "other processes"):
       waits = sys.modules.get(f"totojax.rundir.{name}")
@@ -103,6 +114,20 @@ class Interrupt:
         # The signal may have come within a print, which cannot be entered again.
         os.write(sys.stderr.fileno(), f"totojax: stopped while it waited for the {what}\n".encode())
         raise SystemExit(0)
+
+  def _listen(self, heard: int) -> None:
+    first_s = None
+    while number := os.read(heard, 1):
+      name, now_s = signal.Signals(number[0]).name, time.monotonic()
+      if name not in ("SIGTERM", "SIGINT"):
+        continue
+      if first_s is None:
+        first_s, doing = now_s, [*map(str, console.watchdog.doing)][-1:] or ["the start"]
+        line = f"totojax: {name}: leaves when it can, after {doing[0]} (a second one ends it now)"
+        with contextlib.suppress(OSError):  # nobody may read it
+          os.write(2, f"{line}\n".encode())
+      elif now_s - first_s > _TWICE_S:
+        console.leave("totojax: ended; the last whole checkpoint stays\n", 128 + number[0])
 
   def __call__(self, step: int) -> bool:
     """Whether to leave after `step`; on several hosts the same step on all."""

@@ -219,6 +219,15 @@ def _loop(
     bar.advance(note=note)
 
   settle.figures = ""
+
+  # Before the first update there is nothing to lose, and nothing to save.
+  def leaves_now():
+    if leave := start < run.steps and interrupted(start):
+      console.say(f"stopped before update {start + 1} of {run.steps}")
+    return leave
+
+  if leaves_now():
+    return state, False
   # Of step 0, or owed by a run that was asked to stop at this step.
   if run.evals and due(start, run.every.eval_steps) and not log.has_eval(start):
     evaluate(start)
@@ -226,6 +235,8 @@ def _loop(
     checkpoints.mark_best(log.lowest(best))
   if start >= run.steps:
     return state, True
+  if leaves_now():
+    return state, False
 
   with console.phase("reading the first batch"):
     source = iter(run.batches(start))

@@ -11,7 +11,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from totojax.config import recipes
+from totojax.config import recipes, study_recipes
 from totojax.config.schema import ConfigError
 
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
@@ -88,7 +88,7 @@ def config(choice: Choice) -> ConfigDict:
   c = recipes.own("base")
   c.model.update({k: getattr(choice, k) for k in ("width", "depth", "heads", "mlp_dim")})
   c.model.tied = False  # as the multipliers were tuned
-  c.mup = recipes.tuned_mup(BASE_WIDTH)
+  c.mup = study_recipes.tuned_mup(BASE_WIDTH)
   c.mup.base_heads = BASE_HEADS
   c.train.update(batch_tokens=choice.batch_tokens, total_tokens=choice.total_tokens)
   c.optim.update(lr=2.0**LOG2_LR, warmup_steps=min(2000, choice.steps // 10))

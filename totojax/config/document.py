@@ -102,14 +102,14 @@ def _table(cls: type) -> list[str]:
     meta = f.metadata["key"]
     sections = [c for c in _classes(hints[f.name]) if hasattr(c, "SECTION")]
     parts = [c for c in sections if not _is_root(c)]
-    kind = schema.describe(hints[f.name])
+    kind = describe(hints[f.name])
     if parts:
       links = [f"[{c.__name__}](#{_anchor(c)})" for c in parts]
       many = isinstance(hints[f.name], types.GenericAlias) or (
         typing.get_origin(hints[f.name]) not in (None, types.UnionType)
       )
       kind = ("name -> " if many else "") + " or ".join(links)
-    key = schema.Key(f.name, None, kind, meta)
+    key = schema.Key(f.name, None, hints[f.name], meta)
     default = "" if sections else f"`{_default(f)!r}`"
     unit = f" ({key.unit})" if key.unit else ""
     cells = [f"`{path}{f.name}`", kind + unit, default, meta.doc]
@@ -118,6 +118,25 @@ def _table(cls: type) -> list[str]:
     cells += [str(meta.range), source]
     rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
   return rows
+
+
+def describe(kind: Any) -> str:
+  """A type in words: "int", "float, any number of them", "section"."""
+  kind = schema.without_none(kind)
+  if kind in (bool, int, float, str):
+    return kind.__name__
+  if dataclasses.is_dataclass(kind):
+    return "section"
+  outer, inner = typing.get_origin(kind), typing.get_args(kind)
+  if outer in (types.UnionType, typing.Union):
+    return describe(inner[0])
+  if outer is tuple and inner and inner[-1] is Ellipsis:
+    return f"{describe(inner[0])}, any number"
+  if outer is tuple:
+    return " and ".join(map(describe, inner))
+  if outer is not None and issubclass(outer, Mapping):
+    return f"name -> {describe(inner[1])}"
+  return "any"
 
 
 def _default(f: dataclasses.Field) -> Any:

@@ -13,6 +13,13 @@ class Exporting(Section):
   head: bool = field(True, 'of "plain": with the head; False: what features need')
   dtype: str = field("float32", "of the tensors", choices=("float32", "bfloat16"))
 
+  def __post_init__(self):
+    if not self.head and self.what != "plain":
+      raise ConfigError(
+        f"export.head is False with export.what {self.what!r}, which always has the head; use"
+        " --config.export.what=plain"
+      )
+
 
 @section("", run="export")
 class Export(Job):

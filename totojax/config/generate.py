@@ -6,7 +6,9 @@ from totojax.config.schema import ConfigError, field, Job, Section, section, SEE
 CODECS = ("h264", "vp9", "")
 MODES = ("slide", "roll", "extend")
 LEAST_TEMPERATURE = 1e-6  # below it logits overflow
-MOST_FRAMES = 1_000_000
+MOST_K = 1_000_000  # more than any vocabulary has
+MOST_SIDE_PX = 4096  # of a drawn frame
+MOST_FRAMES, MOST_SAMPLES = 1_000_000, 10_000
 
 
 @section("sampling")
@@ -16,7 +18,9 @@ class Sampling(Section):
   temperature: float = field(
     1.0, "of logits; 0.0: the most likely token (greedy)", at_least=0, at_most=1e6
   )
-  top_k: int = field(0, "only so many of the most likely tokens; 0: all", at_least=0)
+  top_k: int = field(
+    0, "only so many of the most likely tokens; 0: all", at_least=0, at_most=MOST_K
+  )
   # Holtzman et al., arXiv 1904.09751.
   top_p: float = field(
     1.0, "only the fewest that together have this probability; 1.0: all", above=0, at_most=1
@@ -111,7 +115,9 @@ class Frames(Section):
   """How frames are taken out of files; those of a store are taken as they are."""
 
   stride_frames: int = field(0, "of the resampled video; 0: as the training data", at_least=0)
-  fps: float = field(0.0, "a video is resampled to; 0.0: as the training data", at_least=0)
+  fps: float = field(
+    0.0, "a video is resampled to; 0.0: as the training data", at_least=0, at_most=1000
+  )
   resample: str = field("bicubic", "antialiased", "[gap]", choices=pixels.RESAMPLES)
 
 
@@ -119,7 +125,9 @@ class Frames(Section):
 class Drawn(Section):
   """How videos are drawn."""
 
-  side_px: int = field(96, "of a drawn frame, at least: a multiple of the model's", at_least=1)
+  side_px: int = field(
+    96, "of a drawn frame, at least: a multiple of the model's", at_least=1, at_most=MOST_SIDE_PX
+  )
   fps: float = field(8.0, "of the drawn videos", above=0, at_most=240)
   codec: str = field("h264", "of the .mp4; '': none is written", choices=CODECS)
   crf: int = field(18, "its quality: 0 loses least, 51 (vp9: 63) most", at_least=0, at_most=63)
@@ -180,7 +188,7 @@ class Generate(Job):
   prompt: Prompt = field(Prompt(), "what is continued")
   clip: Frames = field(Frames(), "out of files")
   new_frames: int = field(0, "of pixels; 0: to the window's end", at_least=0, at_most=MOST_FRAMES)
-  samples: int = field(1, "of each clip", at_least=1, at_most=10_000)
+  samples: int = field(1, "of each clip", at_least=1, at_most=MOST_SAMPLES)
   sampling: Sampling = field(Sampling(), "how a token is chosen")
   window: Window = field(Window(), "of longer videos")
   rows: int = field(32, "videos at a time, spread over the devices", at_least=1)

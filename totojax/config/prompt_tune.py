@@ -52,7 +52,7 @@ class Amount(Section):
   """How long the model is tuned."""
 
   steps: int = field(1000, "updates", "A.8", at_least=1)
-  batch_rows: int = field(32, "prompts of an update", "[gap] A.8", at_least=1)
+  batch_rows: int = field(32, "prompts of an update", "[gap] A.8", at_least=1, at_most=65_536)
   lr: float = field(0.0, "peak rate; 0.0: that of the run", "[gap] A.8", at_least=0)
   warmup_frac: float = field(0.05, "of the updates", "[gap] A.8", at_least=0, at_most=1)
 
@@ -62,7 +62,12 @@ class Output(Section):
   """What is drawn."""
 
   prompts: int = field(6, "of each task", at_least=0)
-  side_px: int = field(96, "of a drawn frame, at least: a multiple of the model's", at_least=1)
+  side_px: int = field(
+    96,
+    "of a drawn frame, at least: a multiple of the model's",
+    at_least=1,
+    at_most=generate.MOST_SIDE_PX,
+  )
 
 
 @section("", run="prompt_tune")

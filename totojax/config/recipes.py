@@ -39,18 +39,6 @@ def use(c: ConfigDict, architecture: str, preset: str) -> None:
   c.model = _sizes(architecture, preset)
 
 
-def tuned_mup(base_width: int) -> ConfigDict:
-  """µP, on, for an untied head, with multipliers that were tuned.
-
-  In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with the section's
-  defaults wider models learnt hardly better there (see docs/results.md).
-  """
-  tuned = models.MupConfig(
-    on=True, base_width=base_width, matrix_std=base_width**-0.5, embedding_std=1.0, output=8.0
-  )
-  return schema.to_config(tuned)
-
-
 def _job(name: str, *keys: str) -> Callable[..., ConfigDict]:
   """A job with its defaults but for some keys: values of these -> its config."""
   return lambda *values: roots.config(name, **dict(zip(keys, values, strict=True)))
@@ -167,22 +155,6 @@ def paper(preset: str) -> ConfigDict:
   }
   c.data.validation = {"kinetics400": root + "/kinetics400/val"}
   return c
-
-
-def small_dvae(c: ConfigDict, steps: int) -> None:
-  """Turns `tokenizer()` into a dVAE that a CPU trains in minutes.
-
-  The k-means start and teacher are ours: the published losses alone collapse to
-  a few codes in so few updates. All schedules follow `train.steps`.
-  """
-  c.train.steps = steps
-  updates = c.train.get_ref("steps")
-  c.dvae.update(vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25)
-  c.objective.update(loss="l2", kl=0.0, tau_steps=(updates * 3 + 4) // 5)
-  c.objective.update(start="patches", teacher=0.01, teacher_steps=(updates * 3 + 3) // 4)
-  c.train.update(batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5)
-  c.optim.update(lr=3e-3, warmup_steps=updates // 12, end_lr_frac=0.02, b2=0.99, clip_norm=1.0)
-  c.every = every(50, 500, 250)
 
 
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:

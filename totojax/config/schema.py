@@ -19,6 +19,7 @@ import difflib
 import functools
 import inspect
 import math
+import numbers
 import operator
 import types
 import typing
@@ -31,6 +32,8 @@ from totojax import plugins
 Choose = Callable[[Mapping[str, Any]], type]
 
 _PLAIN = (bool, int, float, str)
+# Of which in Python others serve: numpy's numbers.
+_SERVES = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str}
 _UNITS = {
   **{word: word for word in "tokens bytes rows frames records epochs hours".split()},
   **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
@@ -70,9 +73,9 @@ class Range:
       return next(filter(None, map(self.broken, value)), None)
     if self.choices:
       return None if value in self.choices else f"use {either(map(repr, self.choices))}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
       return None
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, numbers.Integral) and not math.isfinite(value):
       return f"it must be {' and '.join(['finite', *self.bounds])}"
     limits = {name: getattr(self, name) for name in _BOUNDS}
     if all(n is None or _BOUNDS[name](value, n) for name, n in limits.items()):
@@ -174,7 +177,9 @@ def section(name: str, *, run: str = "") -> Callable[[Class], Class]:
 
     def __post_init__(self):
       for f in dataclasses.fields(self):
-        _check_range(f, getattr(self, f.name), _join(name, f.name))
+        value, path = getattr(self, f.name), _join(name, f.name)
+        _check_kind(f, _types(type(self))[f.name], value, path)
+        _check_range(f, value, path)
       if own is not None:
         own(self)
       elif above := getattr(super(cls, self), "__post_init__", None):
@@ -186,6 +191,17 @@ def section(name: str, *, run: str = "") -> Callable[[Class], Class]:
     return dataclasses.dataclass(frozen=True)(checked)
 
   return decorate
+
+
+def _check_kind(f: dataclasses.Field, kind: Any, value: Any, path: str) -> None:
+  """Raises ConfigError for a value of another type, where a section is made in Python."""
+  plain, meta = without_none(kind), f.metadata.get("key", _PLAIN_META)
+  is_none = value is None and (meta.optional or plain is not kind)
+  serves = _SERVES.get(plain, plain if dataclasses.is_dataclass(plain) else object)
+  is_other = isinstance(value, bool) and plain in (int, float)
+  if not is_none and (is_other or not isinstance(value, serves)):
+    told, doc = f"{value!r:.200} ({type(value).__name__})", meta.doc and f" ({meta.doc})"
+    raise ConfigError(f"{path} is {told}; it must be {plain.__name__}{doc}")
 
 
 def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
@@ -248,7 +264,7 @@ def _types(cls: type) -> dict[str, Any]:
   return typing.get_type_hints(cls)
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
   """A type that is not None, of one that may be."""
   if typing.get_origin(kind) not in (types.UnionType, typing.Union):
     return kind
@@ -265,7 +281,7 @@ def kind_of(cls: Any, name: str, *, optional: bool = False) -> Any:
     field = cls.__dataclass_fields__.get(name)
     if field is None or (optional and not field.metadata["key"].optional):
       return None
-    return _without_none(_types(cls)[name])
+    return without_none(_types(cls)[name])
   if typing.get_origin(cls) is Mapping and not optional:
     return typing.get_args(cls)[1]
   return None
@@ -285,7 +301,7 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
     return read(kind, value, path, fill=fill)
   outer, inner = typing.get_origin(kind), typing.get_args(kind)
   if outer in (types.UnionType, typing.Union):
-    return None if value is None else _value(_without_none(kind), value, path, fill=fill)
+    return None if value is None else _value(without_none(kind), value, path, fill=fill)
   if outer is tuple:
     if not isinstance(value, tuple | list):
       raise wrong(f"a tuple, as ({value!r:.80},)")
@@ -348,13 +364,15 @@ class Key:
 
   path: str  # with dots
   value: Any  # its value, or its default
-  kind: str  # its type in words
+  kind: Any  # its type
   meta: Meta  # what is said of it
 
   @property
   def unit(self) -> str:
     """Of a number, in words; "" where it has none."""
-    if self.meta.unit or self.kind.partition(" ")[0] not in ("int", "float"):
+    kind = without_none(self.kind)
+    kinds = typing.get_args(kind) if typing.get_origin(kind) is tuple else (kind,)
+    if self.meta.unit or Ellipsis in kinds or kinds[0] not in (int, float):
       return self.meta.unit
     return _UNITS.get(self.path.rpartition(".")[2].rpartition("_")[2], "")
 
@@ -372,7 +390,7 @@ def keys(values: Any, path: str = "") -> Iterator[Key]:
     for section_path, one in sections.items():
       yield from keys(one, section_path)
     if not sections:
-      yield Key(key, value, describe(_types(type(values))[f.name]), meta)
+      yield Key(key, value, _types(type(values))[f.name], meta)
 
 
 def digests(values: Any) -> dict[str, str]:
@@ -388,25 +406,6 @@ def digests(values: Any) -> dict[str, str]:
     if names:
       sources[key.path] = "-".join(plugins.find(one, key.meta.plugin).digest for one in names)
   return sources
-
-
-def describe(kind: Any) -> str:
-  """A type in words: "int", "float, any number of them", "section"."""
-  kind = _without_none(kind)
-  if kind in _PLAIN:
-    return kind.__name__
-  if dataclasses.is_dataclass(kind):
-    return "section"
-  outer, inner = typing.get_origin(kind), typing.get_args(kind)
-  if outer in (types.UnionType, typing.Union):
-    return describe(inner[0])
-  if outer is tuple and inner and inner[-1] is Ellipsis:
-    return f"{describe(inner[0])}, any number"
-  if outer is tuple:
-    return " and ".join(map(describe, inner))
-  if outer is not None and issubclass(outer, Mapping):
-    return f"name -> {describe(inner[1])}"
-  return "any"
 
 
 def _join(path: str, name: str) -> str:

@@ -5,6 +5,22 @@ from ml_collections import ConfigDict
 from totojax.config import pixel_recipes, recipes, roots
 
 
+def small_dvae(c: ConfigDict, steps: int) -> None:
+  """Turns `recipes.tokenizer()` into a dVAE that a CPU trains in minutes.
+
+  The k-means start and teacher are ours: the published losses alone collapse to
+  a few codes in so few updates. All schedules follow `train.steps`.
+  """
+  c.train.steps = steps
+  updates = c.train.get_ref("steps")
+  c.dvae.update(vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25)
+  c.objective.update(loss="l2", kl=0.0, tau_steps=(updates * 3 + 4) // 5)
+  c.objective.update(start="patches", teacher=0.01, teacher_steps=(updates * 3 + 3) // 4)
+  c.train.update(batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5)
+  c.optim.update(lr=3e-3, warmup_steps=updates // 12, end_lr_frac=0.02, b2=0.99, clip_norm=1.0)
+  c.every = recipes.every(50, 500, 250)
+
+
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   """`probe` of a small model on rendered clips, with everything beside it.
 

@@ -5,7 +5,19 @@ import math
 
 from ml_collections import ConfigDict
 
-from totojax.config import roots
+from totojax.config import model as models, roots, schema
+
+
+def tuned_mup(base_width: int) -> ConfigDict:
+  """µP, on, for an untied head, with multipliers that were tuned.
+
+  In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with the section's
+  defaults wider models learnt hardly better there (see docs/results.md).
+  """
+  tuned = models.MupConfig(
+    on=True, base_width=base_width, matrix_std=base_width**-0.5, embedding_std=1.0, output=8.0
+  )
+  return schema.to_config(tuned)
 
 
 def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float | None = None) -> ConfigDict:

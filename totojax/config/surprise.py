@@ -89,7 +89,7 @@ class Output(Section):
   """What is drawn."""
 
   pairs: int = field(10, "worst frame and heat map of both videos", at_least=0)
-  side_px: int = field(128, "of a drawn frame, at least", at_least=1)
+  side_px: int = field(128, "of a drawn frame, at least", at_least=1, at_most=4096)
 
 
 @section("", run="surprise")

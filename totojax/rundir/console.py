@@ -123,16 +123,22 @@ class Watchdog:
       " The last whole checkpoint stays: start the same command again to go on"
       f" ({waits})\n"
     )
-    _after(30.0, lambda: os._exit(rundir.RESTART))  # nobody may read what is written
     with contextlib.suppress(Exception):
       faulthandler.dump_traceback(2)
-      os.write(2, line.encode())
-      if lock := sys.modules.get("totojax.rundir.lock"):
-        lock.release_all()
-    os._exit(rundir.RESTART)
+    leave(line, rundir.RESTART)
 
 
 watchdog = Watchdog()
+
+
+def leave(line: str, status: int) -> NoReturn:
+  """Ends the process, whatever its threads do; says why, and gives back what it holds."""
+  _after(30.0, lambda: os._exit(status))  # nobody may read what is written
+  with contextlib.suppress(Exception):
+    os.write(2, line.encode())
+    if lock := sys.modules.get("totojax.rundir.lock"):
+      lock.release_all()
+  os._exit(status)
 
 
 @contextlib.contextmanager

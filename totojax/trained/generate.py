@@ -20,7 +20,7 @@ vocabulary, K codes of a place, W frames of a window.
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from totojax import sequence, sharding
-from totojax.config.generate import Sampling as Sampling, Window as Window
+from totojax.config.generate import MOST_K, Sampling as Sampling, Window as Window
 from totojax.models import decode, trunk
 
 UNKNOWN = -1  # a code that is to be drawn
@@ -386,22 +386,20 @@ def _known(batch: Batch, number: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Programs:
-  """What is compiled, for all seeds and weights of a model."""
+  """What is compiled, for all samplings and weights of a model."""
 
   start: Callable[..., Any]  # (weights, inputs_BT, room=) -> carry
-  frame: Callable[..., Any]  # (weights, carry, keys_B, known_BP, position, number)
+  frame: Callable[..., Any]  # (weights, carry, keys_B, known_BP, choice, position, number)
   forget: Callable[..., Any]  # (weights, carry, last_B) -> carry
   keys: Callable[..., jax.Array]  # (seed, item_B, draw_B) -> keys [B]
 
 
 def _programs(decoder: Decoder) -> _Programs:
   mesh = None if decoder.layout is None else decoder.layout.mesh
-  sampling = dataclasses.replace(decoder.sampling, seed=0)  # one program for all
   forgotten = decoder.drop * decoder.model.spec.frame_tokens if decoder.roll else 0
   return _compiled(
     # Modules hash by their fields; a checker sees no hash beside their `==`.
     decoder.model,  # pyright: ignore[reportArgumentType]
-    sampling,
     decoder.slots,
     1 + decoder.window * decoder.model.spec.frame_tokens,
     forgotten,
@@ -411,7 +409,7 @@ def _programs(decoder: Decoder) -> _Programs:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-  model: trunk.Trunk, sampling: Sampling, slots: Slots, room: int, forgotten: int, mesh: Mesh | None
+  model: trunk.Trunk, slots: Slots, room: int, forgotten: int, mesh: Mesh | None
 ) -> _Programs:
   """One program per shape; on a mesh each device computes its own videos."""
   spec = model.spec
@@ -419,7 +417,7 @@ def _compiled(
   def start(weights, inputs_BT):
     return decode.prefill(model, weights, inputs_BT, room=room)
 
-  def frame(weights, carry, keys_B, known_BP, position, number):
+  def frame(weights, carry, keys_B, known_BP, choice, position, number):
     lows, highs = (jnp.array(ends) for ends in zip(*(slots or ((0, spec.vocab),))))
 
     def one(carry, i):
@@ -427,7 +425,7 @@ def _compiled(
       own_B = jax.vmap(lambda key: jax.random.fold_in(key, number * spec.frame_tokens + i))(keys_B)
       low, high = lows[i % len(lows)], highs[i % len(highs)]
       allowed_BV = visual(logits_BV, low, high)
-      token_B = choose(logits_BV, own_B, sampling=sampling, low=low, high=high)
+      token_B = choose(logits_BV, own_B, choice=choice, low=low, high=high)
       known_B = known_BP[:, i]
       token_B = jnp.where(known_B == UNKNOWN, token_B, known_B + sequence.SPECIALS)
       facts = (
@@ -466,7 +464,7 @@ def _compiled(
 
   def told(*args):
     """A frame, whose facts every process can read."""
-    carry, facts = program(frame, (no, carry_spec, row, row, no, no), (carry_spec, row))(*args)
+    carry, facts = program(frame, (no, carry_spec, row, row, no, no, no), (carry_spec, row))(*args)
     if mesh is not None:
       facts = jax.lax.with_sharding_constraint(facts, NamedSharding(mesh, no))
     return carry, facts
@@ -519,8 +517,9 @@ def _frame(
   number: int,
 ) -> tuple[Any, Frame]:
   """The next frame, and the state after it."""
+  choice, known = Choice.of(decoder.sampling), _placed(decoder, known_BP)
   carry, facts = _programs(decoder).frame(
-    decoder.weights, carry, keys_B, _placed(decoder, known_BP), np.int32(position), np.int32(number)
+    decoder.weights, carry, keys_B, known, choice, np.int32(position), np.int32(number)
   )
   token_BP, nll_BP, likeliest_BP, broken_BP = (np.asarray(fact) for fact in facts)
   if broken_BP.any():
@@ -532,22 +531,49 @@ def _frame(
   return carry, Frame(sequence.codes_of(token_BP), nll_BP, likeliest_BP)
 
 
+class Choice(NamedTuple):
+  """How a token is chosen, as a program takes it: no new value is compiled anew.
+
+  Attributes are scalars, of numpy or traced.
+  """
+
+  is_greedy: Any  # bool
+  inverse: Any  # float32, 1 / temperature
+  top_k: Any  # int32; 0: all
+  top_p: Any  # float32; 1.0: all
+  least: Any  # float32, the logarithm of min_p
+
+  @classmethod
+  def of(cls, sampling: Sampling) -> "Choice":
+    is_greedy = sampling.temperature == 0.0
+    # XLA multiplies too where the temperature is a constant of a program.
+    inverse = np.float32(1) / np.float32(1 if is_greedy else sampling.temperature)
+    least = np.float32(np.log(sampling.min_p) if sampling.min_p else -np.inf)
+    top_k = np.int32(min(sampling.top_k, MOST_K))
+    return cls(np.bool_(is_greedy), inverse, top_k, np.float32(sampling.top_p), least)
+
+
 def choose(
-  logits_BV: jax.Array, keys_B: jax.Array, *, sampling: Sampling, low: Any, high: Any
+  logits_BV: jax.Array, keys_B: jax.Array, *, choice: Choice, low: Any, high: Any
 ) -> jax.Array:
   """int32 [B]: a visual token of each row, drawn with the row's own key.
 
   Args:
     logits_BV: of all tokens.
     keys_B: of the draws.
-    sampling: how.
+    choice: how.
     low: the first code that it can be.
     high: the one after the last.
   """
-  if sampling.temperature == 0.0:
+
+  def drawn():
+    logits = candidates(logits_BV, choice=choice, low=low, high=high)
+    return jax.vmap(jax.random.categorical)(keys_B, logits).astype(jnp.int32)
+
+  def likeliest():
     return jnp.argmax(visual(logits_BV, low, high), axis=-1).astype(jnp.int32)
-  logits_BV = candidates(logits_BV, sampling=sampling, low=low, high=high)
-  return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+  return jax.lax.cond(choice.is_greedy, likeliest, drawn)
 
 
 def visual(logits_BV: jax.Array, low: Any, high: Any) -> jax.Array:
@@ -556,7 +582,7 @@ def visual(logits_BV: jax.Array, low: Any, high: Any) -> jax.Array:
   return jnp.where((codes_V >= low) & (codes_V < high), logits_BV, -jnp.inf)
 
 
-def candidates(logits_BV: jax.Array, *, sampling: Sampling, low: Any, high: Any) -> jax.Array:
+def candidates(logits_BV: jax.Array, *, choice: Choice, low: Any, high: Any) -> jax.Array:
   """Logits over the temperature (above 0.0); what is not drawn is -inf.
 
   Tokens as likely as the last one that is kept are kept too.
@@ -564,18 +590,43 @@ def candidates(logits_BV: jax.Array, *, sampling: Sampling, low: Any, high: Any)
   logits_BV = visual(logits_BV, low, high)
   # From the likeliest, or a temperature near 0 would make them infinite.
   top_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-  logits_BV = jnp.where(logits_BV > -jnp.inf, (logits_BV - top_B1) / sampling.temperature, -jnp.inf)
-  if 0 < sampling.top_k < logits_BV.shape[-1]:
-    best_BK, _ = jax.lax.top_k(logits_BV, sampling.top_k)
-    logits_BV = jnp.where(logits_BV >= best_BK[:, -1:], logits_BV, -jnp.inf)
-  if sampling.top_p < 1.0:
-    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-    shares_BV = jax.nn.softmax(sorted_BV, axis=-1)
-    before_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
-    least_B1 = jnp.min(
-      jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True
-    )
-    logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
-  if sampling.min_p > 0.0:  # of the likeliest, whose logit is 0
-    logits_BV = jnp.where(logits_BV >= np.log(sampling.min_p), logits_BV, -jnp.inf)
-  return logits_BV
+  scaled_BV = (logits_BV - top_B1) * choice.inverse
+  logits_BV = jnp.where(logits_BV > -jnp.inf, scaled_BV, -jnp.inf)
+
+  def cut(least_of):
+    return lambda logits: jnp.where(logits >= least_of(logits), logits, -jnp.inf)
+
+  is_some = (choice.top_k > 0) & (choice.top_k < logits_BV.shape[-1])
+  kth = cut(lambda logits: _kth(logits, choice.top_k))
+  # Branches are skipped when they are not needed: a sort takes longer than the model.
+  logits_BV = jax.lax.cond(is_some, kth, lambda logits: logits, logits_BV)
+  fewest = cut(lambda logits: _least(logits, choice.top_p))
+  logits_BV = jax.lax.cond(choice.top_p < 1.0, fewest, lambda logits: logits, logits_BV)
+  # Of the likeliest, whose logit is 0.
+  return jnp.where(logits_BV >= choice.least, logits_BV, -jnp.inf)
+
+
+def _kth(logits_BV: jax.Array, k: jax.Array) -> jax.Array:
+  """[B, 1], the k-th largest of each row, bit by bit: for any k, and without a sort."""
+  bits_BV = jax.lax.bitcast_convert_type(logits_BV, jnp.uint32)
+  sign = jnp.uint32(1 << 31)
+  # In the order of the numbers.
+  order_BV = jnp.where(bits_BV >= sign, ~bits_BV, bits_BV | sign)
+
+  def bit(i, found_B1):
+    more_B1 = found_B1 | (sign >> i)
+    count_B1 = jnp.sum(order_BV >= more_B1, axis=-1, keepdims=True)
+    return jnp.where(count_B1 >= k, more_B1, found_B1)
+
+  found_B1 = jnp.zeros((len(logits_BV), 1), jnp.uint32)
+  found_B1 = jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(32), bit, found_B1)
+  found_B1 = jnp.where(found_B1 >= sign, found_B1 ^ sign, ~found_B1)
+  return jax.lax.bitcast_convert_type(found_B1, jnp.float32)
+
+
+def _least(logits_BV: jax.Array, top_p: jax.Array) -> jax.Array:
+  """[B, 1], the least of the fewest that together have a probability."""
+  sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+  shares_BV = jax.nn.softmax(sorted_BV, axis=-1)
+  before_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
+  return jnp.min(jnp.where(before_BV < top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True)

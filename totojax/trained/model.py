@@ -29,7 +29,7 @@ from totojax.config.model import LatentSpec
 from totojax.data.pixels import augment
 from totojax.models import taps, trunk
 from totojax.tokenizers import api
-from totojax.trained import backbone
+from totojax.trained import arguments, backbone
 
 if TYPE_CHECKING:
   from totojax.config.generate import Sampling, Window
@@ -131,10 +131,10 @@ class Pretrained:
         have, images where tokens stand for several frames, or a layer that does
         not exist.
     """
-    frames = np.asarray(frames)
+    frames = arguments.pixels(frames)
     if frames.ndim == 3:
       kind = "image"
-    clips_RTHW3 = _clips(frames, kind)
+    clips_RTHW3 = arguments.clips(frames, kind)
     backbone.check_kind(self.latents, kind, "what features are asked of")
     self._check_amount(clips_RTHW3.shape[1], self.frames, "frames")
     codes_RNP = self.codes(clips_RTHW3)
@@ -150,6 +150,7 @@ class Pretrained:
 
     Of a model of patches, the values of these: float32 [R, N, P, F].
     """
+    clips_RTHW3 = arguments.several(clips_RTHW3)
     clips, frames = clips_RTHW3.shape[:2]
     size = self.size_px
     clips_RTHW3 = self.fitted(clips_RTHW3)
@@ -178,6 +179,9 @@ class Pretrained:
     Raises:
       ValueError: as `features`, or a code that the model does not have.
     """
+    layer, rows = arguments.layers(layer), arguments.rows(rows)
+    if self.run.patches is None and len(codes_RNP):
+      codes_RNP = arguments.codes(codes_RNP, self._model.spec.frame_tokens)
     single = np.ndim(layer) == 0
     layers = tuple(np.atleast_1d(layer).tolist())
     taps.check_layers(layers, self.depth)
@@ -232,28 +236,24 @@ class Pretrained:
       ValueError: another shape or type, more frames than the model's window,
         or a model that cannot go on with a video, or not so.
     """
-    from totojax.trained import continued, generate as generate_lib
+    from totojax.config import generate as config
+    from totojax.trained import continued
 
-    frames = np.asarray(frames)
-    if frames.ndim not in (4, 5):
-      raise ValueError(
-        f"frames are {frames.dtype} {frames.shape}; give videos [videos, frames, height, width, 3]"
-        " or one [frames, height, width, 3]"
-      )
-    if samples is not None and samples < 1:
-      raise ValueError(f"samples is {samples}; ask for 1 or more")
+    new_frames = arguments.count(new_frames, "new_frames", most=config.MOST_FRAMES)
+    if samples is not None:
+      samples = arguments.count(samples, "samples", most=config.MOST_SAMPLES)
+    rows = arguments.rows(rows)
+    sampling = arguments.section(sampling, config.Sampling, "sampling")
+    window = arguments.section(window, config.Window, "window")
     self._check_continues()
-    clips_RTHW3 = _clips(frames, "video")
+    frames = arguments.pixels(frames)
+    clips_RTHW3 = arguments.clips(frames, "video")
     given = clips_RTHW3.shape[1]
     spec, name = self.run.model.spec, str(self.run.path)
     continued.check_amounts(spec, given=given, new=new_frames, name=name)
     latent = self.latents.latent_frames
     further = latent(given + new_frames) - latent(given)
-    decoder = self.decoder(
-      frames=latent(given) + further,
-      sampling=sampling or generate_lib.Sampling(),
-      window=window or generate_lib.Window(),
-    )
+    decoder = self.decoder(frames=latent(given) + further, sampling=sampling, window=window)
     made_RKNP = continued.samples(
       decoder, self.codes(clips_RTHW3), further=further, samples=samples or 1, rows=rows
     )
@@ -309,8 +309,8 @@ class Pretrained:
       ValueError: another shape or type, more frames than the model's window, or
         a model of patches or one that gives NaN.
     """
-    frames = np.asarray(frames)
-    clips_RTHW3 = _clips(frames, "video")
+    frames = arguments.pixels(frames)
+    clips_RTHW3 = arguments.clips(frames, "video")
     self._check_amount(clips_RTHW3.shape[1], self.frames, "frames")
     self._check_continues()
     nll_RNP = self.nll_of_codes(self.codes(clips_RTHW3), rows=rows)
@@ -323,6 +323,8 @@ class Pretrained:
     Raises:
       ValueError: as `surprise`, or a code that the model does not have.
     """
+    codes_RNP = arguments.codes(codes_RNP, self.run.model.spec.frame_tokens)
+    rows = arguments.rows(rows)
     self._check_amount(codes_RNP.shape[1], self.run.model.spec.frames, "latent frames")
     spec, program = self._losses(codes_RNP.shape[1])
     # A program for each power of two: what is missing is padding.
@@ -444,25 +446,6 @@ def patch_rows(
   return {"patches": patches_BTF, "start": np.full(rows, sequence.START[kind], np.int32)}
 
 
-def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
-  """uint8 [R, T, H, W, 3] of whatever `features` takes."""
-  if kind not in sequence.START:
-    raise ValueError(f"kind {kind!r} is unknown; use 'video' or 'image'")
-  ranks = (3, 4) if kind == "image" else (4, 5)
-  shape = frames.shape
-  if frames.dtype != np.uint8 or frames.ndim not in ranks or shape[-1] != 3:
-    raise ValueError(
-      f"frames are {frames.dtype} {shape}; give uint8 [clips, frames, height,"
-      " width, 3], one video [frames, height, width, 3], or with"
-      ' kind="image" images [images, height, width, 3]'
-    )
-  if not frames.size:
-    raise ValueError(f"frames are {shape}, which holds none; give at least one")
-  if kind == "image":
-    return frames.reshape(-1, 1, *shape[-3:])
-  return frames.reshape(-1, *shape[-4:])
-
-
 def load(
   run: str | os.PathLike[str],
   *,
@@ -484,8 +467,11 @@ def load(
     ValueError: it is no such run, it has no checkpoint, or fewer blocks.
     FileNotFoundError: there is no run.
   """
-  source = backbone.find(os.fspath(run), patches=True)
+  tokenizer = arguments.path(tokenizer, "tokenizer") if tokenizer else ""
+  source = backbone.find(arguments.path(run, "run"), patches=True)
   deepest = source.model.config.depth
+  if depth is not None:
+    depth = arguments.count(depth, "depth", least=0, most=deepest)
   # Parameters whole on every device: rows are spread, whatever their number.
   everywhere = sharding.MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)
   return Pretrained(

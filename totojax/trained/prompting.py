@@ -7,13 +7,14 @@ Shapes: R prompts, J pairs of a prompt, T frames of a prompt (2 J + 1), H and W
 pixels, S pixels of the model's side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from totojax import sequence
 from totojax.data.sources import pairs as folders
+from totojax.trained import arguments
 
 if TYPE_CHECKING:
   from totojax.trained.generate import Sampling
@@ -67,6 +68,10 @@ def pairs_of(pairs: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     ValueError: no pairs, an odd number of frames, pictures of another kind, or
       two of a pair that differ in size.
   """
+  if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
+    raise ValueError(
+      f"pairs are {pairs!r:.80}; give [(input, output), ...] of pictures, uint8 [height, width, 3]"
+    )
   frames = list(pairs)
   if not frames:
     raise ValueError("0 example pairs are given; a prompt needs 1 and more")
@@ -79,8 +84,9 @@ def pairs_of(pairs: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     frames = [frames[n : n + 2] for n in range(0, len(frames), 2)]
   out = []
   for number, pair in enumerate(frames, 1):
-    if len(pair) != 2:
-      raise ValueError(f"pair {number} has {len(pair)} pictures; it is (input, output)")
+    if not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
+      told = f"has {len(pair)} pictures" if isinstance(pair, Sequence) else f"is {pair!r:.80}"
+      raise ValueError(f"pair {number} {told}; it is (input, output)")
     two = (
       _picture(pair[0], f"the input of pair {number}"),
       _picture(pair[1], f"the output of pair {number}"),
@@ -91,7 +97,7 @@ def pairs_of(pairs: Any) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _picture(frame: Any, what: str) -> np.ndarray:
-  frame = np.asarray(frame)
+  frame = arguments.pixels(frame, f"{what} is", "uint8 [height, width, 3]")
   if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or not frame.size:
     raise ValueError(f"{what} is {frame.dtype} {frame.shape}; give uint8 [height, width, 3]")
   return frame
@@ -109,7 +115,7 @@ def frames_of(
     query: uint8 [R, H, W, 3] or [H, W, 3].
     fitted: clips of any size -> those of the model's.
   """
-  query = np.asarray(query)
+  query = arguments.pixels(query, "the query is", "uint8 [height, width, 3]")
   if query.dtype != np.uint8 or query.ndim not in (3, 4) or query.shape[-1] != 3 or not query.size:
     raise ValueError(
       f"the query is {query.dtype} {query.shape}; give uint8 [height, width, 3], or [queries,"
@@ -140,7 +146,7 @@ def answer(
     frames_RTSS3,
     new_frames=1,
     samples=samples,
-    sampling=sampling or generate.Sampling(temperature=0.0),
+    sampling=generate.Sampling(temperature=0.0) if sampling is None else sampling,
     rows=rows,
   )
   drawn = np.squeeze(drawn, axis=-4)

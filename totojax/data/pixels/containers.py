@@ -52,6 +52,10 @@ def readable() -> Iterator[None]:
     yield
   except Undecodable:
     raise
+  except av.InvalidDataError as error:
+    raise Undecodable(
+      "InvalidDataError: FFmpeg finds no video in it; it is none, or it is cut or damaged"
+    ) from error
   except (av.FFmpegError, OSError, ValueError, ArithmeticError, EOFError) as error:
     raise Undecodable(f"{type(error).__name__}: {error}") from error
 

@@ -10,12 +10,13 @@ Any format of `pixels.images`; the two of a pair may have different ones.
 from collections.abc import Sequence
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 
 from totojax.data.pixels import images, media
 from totojax.data.sources import files, items
-from totojax.storage import objects, reading
+from totojax.storage import objects, outside, reading
 
 SIDES = ("in", "out")
 FOLDERS = ("input", "output")
@@ -38,6 +39,24 @@ class Pair:
     first_HW3, second_HW3 = read(self.input), read(self.output)
     check_sizes(first_HW3, second_HW3, f"{self.input} and {os.path.basename(self.output)}")
     return first_HW3, second_HW3
+
+
+def sound(listed: Sequence[Pair], bar: Any) -> tuple[list[Pair], list[items.Skipped]]:
+  """Pairs that can be read, and those that cannot with their reasons.
+
+  Args:
+    listed: of `list_pairs`.
+    bar: `console.Progress`, which counts them.
+  """
+  found, skipped = [], []
+  for pair in listed:
+    try:
+      pair.read()
+      found.append(pair)
+    except ValueError as error:
+      skipped.append(items.Skipped(pair.id, outside.shown(error)))
+    bar.advance()
+  return found, skipped
 
 
 def check_sizes(input_HW3: np.ndarray, output_HW3: np.ndarray, what: str) -> None:

@@ -151,6 +151,21 @@ def _groups(rows: _Rows, config: Generate) -> list[slice]:
   return [slice(n, n + config.rows) for n in range(0, len(rows.clip_B), config.rows)]
 
 
+def _amount_in_words(new: int, drawn: int, samples: int, truths: int) -> str:
+  """ "2 clips go on for 56 frames, 3 times each; ..."."""
+  clips = drawn // samples
+  times = f", {samples} times each" if samples > 1 else ""
+  line = (
+    f"{clips} clip{'s' if clips > 1 else ''} go{'es' if clips == 1 else ''} on for {new}"
+    f" frame{'s' if new > 1 else ''}{times}"
+  )
+  if not truths:
+    return line
+  which = "each" if truths == clips else f"{truths} of them"
+  which = which if clips > 1 else "it"
+  return f"{line}; {which} is read once more as it really goes on, for the loss on the truth"
+
+
 def _make(
   rows: _Rows,
   decoder: generate.Decoder,
@@ -173,10 +188,7 @@ def _make(
   total = sum(sizes) * amounts.further
   begun = sum(size * frames for size, frames in zip(sizes, done))
   truths = int((rows.draw_B == _TRUTH).sum())
-  console.say(
-    f"{len(rows.draw_B)} videos of {amounts.further} new frames each:"
-    f" {len(rows.draw_B) - truths} samples, and {truths} with the true frames given"
-  )
+  console.say(_amount_in_words(amounts.new, len(rows.draw_B) - truths, config.samples, truths))
   with console.tracking("generating", unit="frames", total=total, done=begun) as bar:
     for group, some in enumerate(groups):
       begin, known_BNP = done[group], rows.known_BNP[some].copy()

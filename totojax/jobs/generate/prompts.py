@@ -160,6 +160,8 @@ def _listed(config: Generate, *, kind: str) -> list[items_lib.Item]:
     return [items_lib.Item(items_lib.name(os.path.basename(path)), path)]
   if not objects.is_url(path) and not os.path.exists(path):
     raise ConfigError(f"prompt.path is {path!r}, and there is no such file or folder")
+  if not objects.is_url(path) and not os.path.isdir(path):
+    raise ConfigError(f"prompt.path is {path!r}, which is neither a file nor a folder")
   try:
     listing = folder.list_items(path, "", kind=kind, class_folders=False)
   except ValueError as error:

@@ -2,6 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const SETTINGS = ["temperature", "top_k", "top_p", "min_p", "seed"];
 let state, figures = [], frames = [], total = 0, at = 0, playing = true, running = null, shown = 0;
+let waiting = 0, uploads = Promise.resolve();
 
 function make(tag, text, values = {}) {
   const element = Object.assign(document.createElement(tag), values);
@@ -12,6 +13,17 @@ function make(tag, text, values = {}) {
 function fail(line) {
   $("error").textContent = line;
   $("error").hidden = !line;
+}
+
+/** What is going on; `timed` has the seconds beside it for as long as it does. */
+function status(line, timed = false) {
+  clearInterval(waiting);
+  $("status").textContent = line;
+  if (!timed) return;
+  const since = Date.now();
+  waiting = setInterval(() => {
+    $("status").textContent = `${line} ${Math.round((Date.now() - since) / 1000)} s`;
+  }, 1000);
 }
 
 /** The answer of the server, or an error with its line. */
@@ -31,13 +43,26 @@ async function ask(path, options) {
 function addClip(clip, chosen) {
   const label = make("label", "", {className: "clip"});
   const input = make("input", "", {type: "radio", name: "clip", value: clip.key, checked: chosen});
+  input.dataset.frames = clip.frames;
   const about = `${clip.kind}, ${clip.frames} frames`;
-  label.append(input, make("img", "", {src: clip.picture, alt: ""}), clip.name, make("span", about));
+  const name = make("b", clip.name, {title: clip.name});
+  label.append(input, make("img", "", {src: clip.picture, alt: ""}), name, make("span", about));
   if (clip.kind === "uploaded") $("clips").prepend(label);
   else $("clips").append(label);
-  const uploads = [...document.querySelectorAll(".clip.uploaded")];
-  if (clip.kind === "uploaded") label.classList.add("uploaded");
-  uploads.slice(state.limits.uploads - 1).forEach((old) => old.remove());
+  label.classList.toggle("uploaded", clip.kind === "uploaded");
+  const kept = [...document.querySelectorAll(".clip.uploaded")];
+  kept.slice(state.limits.uploads).forEach((old) => old.remove());
+  offer();
+}
+
+/** As many frames to keep as the chosen clip has. */
+function offer() {
+  const chosen = document.querySelector("input[name=clip]:checked"), before = Number($("given").value);
+  const most = chosen ? Number(chosen.dataset.frames) : Infinity;
+  const some = state.given.filter((n) => n <= most);
+  $("given").replaceChildren(...some.map((n) => make("option", String(n), {value: n})));
+  const half = state.given[Math.max((state.given.length >> 1) - 1, 0)], wanted = before || half;
+  $("given").value = Math.max(...some.filter((n) => n <= wanted), some[0]);
 }
 
 async function begin() {
@@ -46,9 +71,7 @@ async function begin() {
   $("about").textContent = `Pick a clip: the model sees its first frames and draws what follows, token by token. `
     + `Its window is ${state.window} frames; what is longer goes on as chosen below.`;
   state.clips.forEach((clip, i) => addClip(clip, i === 0));
-  state.given.forEach((n) => $("given").append(make("option", String(n), {value: n})));
-  const half = state.given.length >> 1;
-  $("given").value = state.given[Math.max(half - 1, 0)];
+  offer();
   $("new").value = Math.min(state.new, state.limits.new_frames);
   $("new").max = state.limits.new_frames;
   $("samples").max = state.limits.samples;
@@ -56,6 +79,8 @@ async function begin() {
   state.modes.forEach((m) => $("mode").append(make("option", modes[m] || m, {value: m})));
   $("mode").value = state.mode;
   SETTINGS.forEach((name) => { $(name).value = state.sampling[name]; });
+  $("temperature").max = Math.max(100, state.sampling.temperature);
+  $("top_k").max = Math.max(state.codes, state.sampling.top_k);
   $("upload-row").hidden = !state.limits.can_upload;
   state.notes.forEach((note) => $("notes").append(make("li", note)));
   $("most").textContent = `${state.most_nats.toFixed(2)} nats: a guess among all codes`;
@@ -177,27 +202,28 @@ async function generate(event) {
   running = new AbortController();
   $("go").disabled = true;
   $("stop").disabled = false;
-  $("status").textContent = "Asking ...";
+  status("Asking ...");
   let ended = false;
   try {
     const headers = {"content-type": "application/json"};
     const answer = await ask("runs", {method: "POST", body: asked(), headers, signal: running.signal});
     for await (const [what, told] of events(answer)) {
       if (what === "queued") {
-        $("status").textContent = told.before ? `In line: ${told.before} before this one.`
-          : told.ready ? "Starting ..." : "The server compiles what reads clips, once ...";
+        if (told.before) status(`In line: ${told.before} before this one.`, true);
+        else if (told.ready) status("Starting ...");
+        else status("The server compiles what reads clips, once ...", true);
       } else if (what === "begun") {
         setUp(told);
         $("progress").hidden = false;
         $("stage").scrollIntoView({block: "nearest"});
-        $("status").textContent = told.compiling
-          ? "Compiling the program for these settings, once; then frames come faster ..." : "Reading the clip ...";
+        status(told.compiling ? "Compiling the program for so many frames and samples, once ..."
+          : "Reading the clip ...", true);
       } else if (what === "frame") {
         await addFrame(told);
-        if (told.made) $("status").textContent = `Frame ${told.t + 1} of ${total} ...`;
+        if (told.made) status(`Frame ${told.t + 1} of ${total} ...`);
       } else if (what === "done") {
         ended = true;
-        $("status").textContent = `${total} frames, done in ${told.seconds.toFixed(1)} s.`;
+        status(`${total} frames, done in ${told.seconds.toFixed(1)} s.`);
         $("files").replaceChildren(...told.files.map((kind) => make(
           "a", `Download ${kind === "webp" ? "WebP (lossless)" : "MP4"}`,
           {href: `runs/${told.id}.${kind}`, download: "", id: `get-${kind}`})));
@@ -208,7 +234,7 @@ async function generate(event) {
     if (!ended) throw new Error("the connection ended; is the server still running?");
   } catch (error) {
     const stopped = error.name === "AbortError";
-    $("status").textContent = stopped ? "Stopped." : "Not done.";
+    status(stopped ? "Stopped." : "Not done.");
     if (!stopped) fail(error.message);
   }
   running = null;
@@ -217,26 +243,31 @@ async function generate(event) {
   $("stop").disabled = true;
 }
 
-async function upload() {
-  const [file] = $("upload").files;
-  if (!file) return;
+/** Several files one after the other, also those that are chosen while others are read. */
+function upload() {
   fail("");
-  $("status").textContent = `Reading ${file.name} ...`;
+  [...$("upload").files].forEach((file) => { uploads = uploads.then(() => send(file)); });
+  $("upload").value = "";
+}
+
+async function send(file) {
+  if (!running) status(`Reading ${file.name} ...`, true);
   try {
     if (file.size > state.limits.upload_mb * 1e6)
       throw new Error(`${file.name} has more than ${state.limits.upload_mb} MB, which is the most that may be uploaded`);
     const headers = {"content-type": "application/octet-stream"};
     const path = `clips?name=${encodeURIComponent(file.name)}`;
     addClip(await (await ask(path, {method: "POST", body: file, headers})).json(), true);
-    $("status").textContent = `${file.name} is there.`;
+    if (!running) status(`${file.name} is there.`);
   } catch (error) {
-    $("status").textContent = "Not uploaded.";
+    if (!running) status("Not uploaded.");
     fail(error.message);
   }
-  $("upload").value = "";
 }
 
 $("form").addEventListener("submit", generate);
+["input", "invalid"].forEach((what) => $("form").addEventListener(what, () => fail(""), true));
+$("clips").addEventListener("change", offer);
 $("stop").addEventListener("click", () => running && running.abort());
 $("upload").addEventListener("change", upload);
 $("heat").addEventListener("input", show);

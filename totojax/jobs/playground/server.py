@@ -38,6 +38,7 @@ _MOST_JSON = 2**14  # bytes of a request that is no video
 _JSON_S = 10.0  # for it to come
 _ALIVE_S = 5.0  # between lines of a stream on which nothing happens
 _AT_A_TIME = 2  # videos that are received and read
+_UPLOADS = 16  # of them, and of those that wait for it
 _MOST_CONNECTIONS = 64
 _STOP_S = 3.0  # for those who still listen
 # Nothing but what this server sends is loaded, shown or asked.
@@ -100,54 +101,102 @@ def app(studio: studio_lib.Studio, *, host: str) -> Callable[..., Awaitable[None
     ImportError: the extra is missing.
   """
   applications, requests, responses, routing = _libraries()
-  limits, static = studio.config.limits, files()
-  receiving = asyncio.Semaphore(_AT_A_TIME)
+  answers = _Answers(studio, responses)
 
-  def answered(error: Exception, status: int) -> Any:
+  def route(path: str, function: Callable[..., Awaitable[Any]], *methods: str) -> Any:
+    return routing.Route(path, _told(function, requests, answers), methods=list(methods or ["GET"]))
+
+  inner = applications.Starlette(
+    routes=[
+      route("/", answers.static),
+      route("/state", answers.state),
+      route("/clips", answers.clip, "POST"),
+      route("/runs", answers.run, "POST"),
+      route("/runs/{key}.{kind}", answers.download),
+      route("/{name}", answers.static),
+    ]
+  )
+
+  async def guarded(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+      try:
+        _check_sender(scope, host)
+      except Refused as error:
+        await answers.error(error, error.status)(scope, receive, send)
+        return
+    await inner(scope, receive, send)
+
+  return guarded
+
+
+def _told(
+  function: Callable[..., Awaitable[Any]], requests: Any, answers: "_Answers"
+) -> Callable[..., Awaitable[Any]]:
+  """The same, with a line for what is wrong with a request."""
+
+  async def called(request: Any) -> Any:
+    try:
+      return await function(request)
+    except Refused as error:
+      return answers.error(error, error.status)
+    except studio_lib.Busy as error:
+      return answers.error(error, 429)
+    except (ConfigError, outside.Damaged, shelf_lib.Unreadable) as error:
+      return answers.error(error, 400)
+    except requests.ClientDisconnect:
+      return answers.error(Refused(400, "the client left"), 400)
+
+  return called
+
+
+class _Answers:
+  """What is answered to a request of each kind.
+
+  Attributes:
+    studio: what it is about.
+  """
+
+  def __init__(self, studio: studio_lib.Studio, responses: Any):
+    self.studio, self._responses, self._static = studio, responses, files()
+    self._receiving, self._uploads = asyncio.Semaphore(_AT_A_TIME), 0
+
+  def error(self, error: Exception, status: int) -> Any:
     # What it still sends is not read on.
     headers = {**_HEADERS, "connection": "close"}
-    return responses.JSONResponse({"error": outside.shown(error)}, status, headers=headers)
+    return self._responses.JSONResponse({"error": outside.shown(error)}, status, headers=headers)
 
-  def endpoint(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def called(request: Any) -> Any:
-      try:
-        return await function(request)
-      except Refused as error:
-        return answered(error, error.status)
-      except studio_lib.Busy as error:
-        return answered(error, 429)
-      except (ConfigError, outside.Damaged, shelf_lib.Unreadable) as error:
-        return answered(error, 400)
-      except requests.ClientDisconnect:
-        return answered(Refused(400, "the client left"), 400)
-
-    return called
-
-  async def send_static(request: Any) -> Any:
+  async def static(self, request: Any) -> Any:
     name = request.path_params.get("name", "")
-    if name not in static:
+    if name not in self._static:
       raise Refused(404, "there is no such page")
-    return responses.Response(static[name], media_type=_FILES[name], headers=_HEADERS)
+    text, kind = self._static[name], _FILES[name]
+    return self._responses.Response(text, media_type=kind, headers=_HEADERS)
 
-  async def send_state(request: Any) -> Any:
-    return responses.JSONResponse(studio.facts(), headers=_HEADERS)
+  async def state(self, request: Any) -> Any:
+    return self._responses.JSONResponse(self.studio.facts(), headers=_HEADERS)
 
-  async def receive_clip(request: Any) -> Any:
-    if not studio.shelf.can_upload:
+  async def clip(self, request: Any) -> Any:
+    """A video that is sent; some wait until others are read."""
+    shelf, limits = self.studio.shelf, self.studio.config.limits
+    if not shelf.can_upload:
       raise Refused(400, "no videos can be read here: see the notes of the page")
-    if receiving.locked():
-      raise Refused(429, f"{_AT_A_TIME} videos are being read already; try again in a moment")
-    name = request.query_params.get("name", "")
-    async with receiving:
-      with _aside() as file:
-        most = round(limits.upload_mb * 1e6)
-        await _received(request, most, limits.upload_s, file.write)
-        file.flush()
-        clip = await asyncio.to_thread(studio.shelf.upload, file.name, name)
-    return responses.JSONResponse(studio.about(clip), headers=_HEADERS)
+    if self._uploads >= _UPLOADS:
+      raise Refused(429, f"{_UPLOADS} videos are being read already; try again in a moment")
+    self._uploads += 1
+    try:
+      async with self._receiving:
+        with _aside() as file:
+          await _received(request, round(limits.upload_mb * 1e6), limits.upload_s, file.write)
+          file.flush()
+          name = request.query_params.get("name", "")
+          clip = await asyncio.to_thread(shelf.upload, file.name, name)
+    finally:
+      self._uploads -= 1
+    return self._responses.JSONResponse(self.studio.about(clip), headers=_HEADERS)
 
-  async def begin(request: Any) -> Any:
-    body = bytearray()
+  async def run(self, request: Any) -> Any:
+    """The events of a decoding, which ends when nobody listens."""
+    body, studio = bytearray(), self.studio
     await _received(request, _MOST_JSON, _JSON_S, body.extend)
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
@@ -157,7 +206,7 @@ def app(studio: studio_lib.Studio, *, host: str) -> Callable[..., Awaitable[None
 
     run = studio.ask(outside.parse("what the page sent", bytes(body)), tell)
 
-    class Stream(responses.StreamingResponse):
+    class Stream(self._responses.StreamingResponse):
       async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
           await super().__call__(scope, receive, send)
@@ -166,37 +215,17 @@ def app(studio: studio_lib.Studio, *, host: str) -> Callable[..., Awaitable[None
 
     return Stream(_lines(events), media_type="text/event-stream", headers=_HEADERS)
 
-  async def download(request: Any) -> Any:
+  async def download(self, request: Any) -> Any:
     key, kind = request.path_params["key"], request.path_params["kind"]
     try:
-      data = await asyncio.to_thread(studio.file, key, kind)
+      data = await asyncio.to_thread(self.studio.file, key, kind)
     except KeyError:
       raise Refused(404, "this clip is not kept any more; decode it again") from None
     except (ValueError, ImportError) as error:
       raise Refused(400, str(error)) from error
     name = {"content-disposition": f'attachment; filename="totojax-{key}.{kind}"'}
-    return responses.Response(data, media_type=_KINDS[kind], headers={**_HEADERS, **name})
-
-  routes = [
-    routing.Route("/", endpoint(send_static)),
-    routing.Route("/state", endpoint(send_state)),
-    routing.Route("/clips", endpoint(receive_clip), methods=["POST"]),
-    routing.Route("/runs", endpoint(begin), methods=["POST"]),
-    routing.Route("/runs/{key}.{kind}", endpoint(download)),
-    routing.Route("/{name}", endpoint(send_static)),
-  ]
-  inner = applications.Starlette(routes=routes)
-
-  async def guarded(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "http":
-      try:
-        _check_sender(scope, host)
-      except Refused as error:
-        await answered(error, error.status)(scope, receive, send)
-        return
-    await inner(scope, receive, send)
-
-  return guarded
+    headers = {**_HEADERS, **name}
+    return self._responses.Response(data, media_type=_KINDS[kind], headers=headers)
 
 
 def _check_sender(scope: Any, host: str) -> None:

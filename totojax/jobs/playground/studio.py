@@ -117,6 +117,7 @@ class Studio:
       "new": max(given[-1] - given[(window - 1) // 2], latents.frame_factor),
       "grid": spec.grid,
       "size": self._model.size_px,
+      "codes": spec.vocab,
       "most_nats": math.log(spec.vocab),
       "ramp": maps.RAMP.tolist(),
       "fps": config.output.fps,
@@ -309,8 +310,7 @@ class Studio:
 
   def _is_new(self, decoder: generate.Decoder, rows: int, context: int) -> bool:
     """Whether a program must be compiled first."""
-    sampling = dataclasses.replace(decoder.sampling, seed=0)
-    key = sampling, decoder.window, decoder.roll, decoder.drop, rows, context
+    key = decoder.window, decoder.roll, decoder.drop, rows, context
     new = key not in self._compiled
     self._compiled[key] = None
     self._compiled.move_to_end(key)

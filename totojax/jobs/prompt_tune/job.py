@@ -7,7 +7,7 @@ is made: an interrupted run goes on with the next.
 
 The run directory gets `prompts/TASK/train` and `val`, `tuned/`, `scores.csv`,
 `prompt_tune.json`, `answers.npz` [prompts, tokens] of codes, `pictures/` and
-`report.html`.
+`report.html`; `skipped.csv` where pairs cannot be read.
 """
 
 from collections.abc import Sequence
@@ -63,6 +63,7 @@ def run(config: PromptTune, workdir: epath.Path, interrupted: jobs.Interrupted) 
   }
   directory.begin(workdir, config, **facts)
   backbone.check_same({**facts, "digest": source.digest}, workdir)
+  _write_skipped(tasks, workdir)
   for task in tasks:
     if not _make(task, tokenizer, examples, spec.grid, workdir, interrupted):
       return False
@@ -81,6 +82,16 @@ def run(config: PromptTune, workdir: epath.Path, interrupted: jobs.Interrupted) 
   for sentence in prompt_sections.sentences(facts):
     console.say(sentence)
   return True
+
+
+def _write_skipped(tasks: Sequence[prompts.Task], workdir: epath.Path) -> None:
+  """`skipped.csv`: pairs that cannot be read, if there are any."""
+  rows = [(task.name, one.id, one.reason) for task in tasks for one in task.skipped]
+  if not rows:
+    return
+  files.write_table(workdir / "skipped.csv", rows, header=("task", "id", "reason"))
+  more = f", and {len(rows) - 1} more: {workdir / 'skipped.csv'}" if len(rows) > 1 else ""
+  console.say(f"skipped: {rows[0][0]}/{rows[0][1]} ({rows[0][2]}){more}")
 
 
 def store_path(workdir: epath.Path, task: str, split: str) -> str:

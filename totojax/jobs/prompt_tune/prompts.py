@@ -22,6 +22,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.pixels import augment, known_scenes
 from totojax.data.sources import items, pairs
 from totojax.evals import answers
+from totojax.rundir import console
 from totojax.trained import prompting
 
 SPLITS = ("train", "val")
@@ -56,6 +57,7 @@ class Task:
   make: Callable[[str, int], Prompt]  # (split, number) -> the same one, always
   info: Mapping[str, Any]  # what decides them all
   meaning: Mapping[str, Any]  # of its measure: `evals.answers.statistic`
+  skipped: Sequence[items.Skipped] = ()  # pairs of a folder that cannot be read
 
   @property
   def measure(self) -> str:
@@ -129,17 +131,23 @@ def _drawn(name: str, config: PromptTune, *, examples: int, size_px: int) -> Tas
 def _of_folder(
   name: str, listed: Sequence[pairs.Pair], config: PromptTune, *, examples: int, size_px: int
 ) -> Task:
+  what = f"reading the pairs of {name}"
+  with console.tracking(what, unit="pairs", total=len(listed)) as bar:
+    listed, skipped = pairs.sound(listed, bar)
   by_id = {pair.id: pair for pair in listed}
   named = [items.Item(pair.id, pair.input) for pair in listed]
   split_items = items.split(named, config.data.val_frac, seed=config.seed)
   parts = {split: [by_id[item.id] for item in some] for split, some in split_items.items()}
   if len(parts["train"]) <= examples:
     raise ConfigError(
-      f"{name} of {config.data.root} has {len(parts['train'])} pairs to train on and"
-      f" {len(parts['val'])} held out, and a prompt has {examples} and a query: add pairs, or set"
-      f" prompts.examples to {len(parts['train']) - 1} or less"
-      if len(parts["train"]) > 1
-      else f"{name} of {config.data.root} has {len(listed)} pairs; give 3 and more"
+      (
+        f"{name} of {config.data.root} has {len(parts['train'])} pairs to train on and"
+        f" {len(parts['val'])} held out, and a prompt has {examples} and a query: add pairs, or set"
+        f" prompts.examples to {len(parts['train']) - 1} or less"
+        if len(parts["train"]) > 1
+        else f"{name} of {config.data.root} has {len(listed)} pairs; give 3 and more"
+      )
+      + (f" ({len(skipped)} cannot be read: {skipped[0].reason})" if skipped else "")
     )
   is_exact = name in answers.MEASURES  # labels and depths are not to be mixed
 
@@ -167,7 +175,7 @@ def _of_folder(
     "pairs": hashlib.sha256("\n".join(by_id).encode()).hexdigest()[:32],
   }
   palette = functools.partial(_palette, listed, f"{config.data.root}/{name}", size_px)
-  return Task(name, counts, make, info, _meaning(name, config, palette))
+  return Task(name, counts, make, info, _meaning(name, config, palette), skipped)
 
 
 def fitted(image_HW3: np.ndarray, size_px: int, *, is_exact: bool = False) -> Picture:

@@ -62,7 +62,7 @@ def find(
     try:
       found, skipped = sources.list_groups(data.set, data.root, data.list)
     except (ValueError, OSError) as error:
-      raise ConfigError(f"data.root: {error}") from error
+      raise ConfigError(f"data.{'list' if data.list else 'root'}: {error}") from error
     sources.tell(found, skipped)
     first = found[0].videos[0]
     if not reading.is_folder(first.path):
