@@ -39,6 +39,7 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import runs
 import safetensors.numpy
 import token_sets
 import torch_bytes
@@ -1415,7 +1416,7 @@ def test_damaged_files_are_refused_or_read_as_they_were(folder_of_samples):
 @pytest.mark.slow
 def test_more_of_them_by_other_seeds(folder_of_samples):
   # A number of cases, not a time: a faster machine would find what another one passed.
-  cases = int(os.environ.get("TOTOJAX_FUZZ_CASES", 60))
+  cases = int(os.environ.get("TOTOJAX_FUZZ_CASES", 60 if runs.EXHAUSTIVE else 20))
   counts, wrong = fuzz(folder_of_samples, seconds=600, first=_first_seed(), cases=cases)
   assert not wrong, "\n".join(wrong)
 

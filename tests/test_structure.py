@@ -764,3 +764,28 @@ def test_text_is_utf8_wherever_it_is_read_or_written():
     if (lines := without_encoding(ast.parse(path.read_text(encoding="utf-8"))))
   }
   assert not wrong, f"say encoding='utf-8' in {wrong}"
+
+
+def exhaustive(text: str) -> tuple[set[str], set[str]]:
+  """(tests that `exhaustive` leaves out with all of their cases, tests that it names instead)."""
+  module, asks = ast.parse(text), "mark.exhaustive"
+  functions = (node for node in module.body if isinstance(node, ast.FunctionDef))
+  out = {
+    f.name
+    for f in functions
+    if any(ast.unparse(word).startswith(f"pytest.{asks}") for word in f.decorator_list)
+  }
+  calls = (node for node in ast.walk(module) if isinstance(node, ast.Call))
+  return out, {c.args[0].value for c in calls if ast.unparse(c.func).endswith(asks)}
+
+
+def test_what_ci_leaves_out_is_found_by_a_test_that_it_runs():
+  tests = {path.name: path.read_text() for path in (runs.ROOT / "tests").glob("test_*.py")}
+  named = {word for text in tests.values() for word in exhaustive(text)[1]}
+  assert len(named) > 5
+  for word in named:
+    file, _, name = word.partition("::")
+    assert f"\ndef {name}(" in tests[file], word
+    assert name not in exhaustive(tests[file])[0], word
+  # Control: a test that is left out itself.
+  assert exhaustive('@pytest.mark.exhaustive("b")\ndef a():\n  pass') == ({"a"}, {"b"})
