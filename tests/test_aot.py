@@ -575,7 +575,10 @@ def llama(**plan):
   config["model"] |= dict(heads=2, mlp_dim=256)
   return config
 
-run(llama(price_per_chip_hour=1.0), "small")
+if sys.argv[2] == "small":
+  run(llama(price_per_chip_hour=1.0), "small")
+  sys.exit()
+
 run(llama(search=True, remats=("full",), microbatches=(1,),
           meshes=((4, 1, 1), (3, 1, 1), (1, 4, 1))), "search")
 config = llama(slices=2)
@@ -597,11 +600,19 @@ for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
 """
 
 
+@pytest.fixture(name="plan_of_a_step", scope="module")
+def _plan_of_a_step(tmp_path_factory):
+  """Folder of the plan that is made in each test run."""
+  folder = tmp_path_factory.mktemp("plan")
+  apart("-c", PLANS, str(folder), "small")
+  return folder
+
+
 @pytest.fixture(name="plans", scope="module")
 def _plans(tmp_path_factory):
-  """(folder of all plans below, what was printed): compiled by one process."""
+  """(folder of all other plans below, what was printed): compiled by one process."""
   folder = tmp_path_factory.mktemp("plans")
-  return folder, apart("-c", PLANS, str(folder))
+  return folder, apart("-c", PLANS, str(folder), "rest")
 
 
 def read(folder, name):
@@ -609,8 +620,8 @@ def read(folder, name):
 
 
 @needs_compiler
-def test_a_small_model_is_compiled_for_tpus(plans):
-  folder, _ = plans
+def test_a_small_model_is_compiled_for_tpus(plan_of_a_step):
+  folder = plan_of_a_step
   found = read(folder, "small")
   assert found["fits"] and found["chips"] == 4
   assert found["attention"] == "splash"
@@ -630,6 +641,7 @@ def test_a_small_model_is_compiled_for_tpus(plans):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_search_and_two_slices_are_compiled_for_tpus(plans):
   folder, printed = plans
   found = read(folder, "search")
@@ -666,6 +678,7 @@ def test_a_search_and_two_slices_are_compiled_for_tpus(plans):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_decoding_and_encoding_are_compiled_for_tpus(plans):
   folder, _ = plans
   found, encoded = read(folder, "decode"), read(folder, "encode")
@@ -721,6 +734,7 @@ def test_a_token_of_1b_is_near_what_reading_takes(tmp_path):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_other_architectures_are_compiled_for_tpus(plans):
   folder, _ = plans
   found = {name: read(folder, name) for name in ("gpt2-train", "mamba-train", "mamba-decode")}

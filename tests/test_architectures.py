@@ -191,7 +191,7 @@ def test_gpt2_meets_hugging_face():
   with torch.no_grad():
     expected = theirs(torch_of(x), attention_mask=mask)
   expected = expected[0] if isinstance(expected, tuple) else expected
-  found, _ = block.apply({"params": params}, x, None, None)
+  found, _ = jax.jit(block.apply)({"params": params}, x, None, None)
   np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 

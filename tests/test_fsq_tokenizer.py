@@ -238,8 +238,8 @@ def test_dark_clips_count_as_if_they_were_brighter():
 
   def loss(**changes):
     task = _task(IMAGE, **changes)
-    variables = task.init(jax.random.key(0))
-    terms, _, metrics = task.loss(
+    variables = jax.jit(task.init)(jax.random.key(0))
+    terms, _, metrics = jax.jit(task.loss)(
       variables.params, variables._replace(params=None), batch, step=0, key=jax.random.key(1)
     )
     return float(terms["reconstruction"].sum), metrics["psnr_db"]

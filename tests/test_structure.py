@@ -1,6 +1,7 @@
 """The shape of the project: ranks, names, optional imports, the entry point."""
 
 import ast
+import functools
 import subprocess
 import sys
 
@@ -64,6 +65,15 @@ def files(package):
   return sorted(package.rglob("*.py"))
 
 
+def parsed(path):
+  return _parsed(path.read_text(encoding="utf-8"))
+
+
+@functools.cache  # the package is read by many tests here
+def _parsed(text):
+  return ast.parse(text)
+
+
 def part_of(path, package):
   """The folder or file of the table that a path belongs to."""
   return path.relative_to(package).with_suffix("").parts[0]
@@ -85,7 +95,7 @@ def rank_violations(package):
   """One line for each import of a part that is not lower."""
   found = []
   for path in files(package):
-    part, tree = part_of(path, package), ast.parse(path.read_text())
+    part, tree = part_of(path, package), parsed(path)
     # The package's own file is run by every import: it imports when called.
     eager = set()
     if part == "__init__":
@@ -156,7 +166,7 @@ UNTYPED = {"Mapping[str, Any]", "dict[str, Any]", "ConfigDict"}
 
 def untyped_configs(package):
   """ "file:line" where a config that is no dataclass travels below config/."""
-  trees = {str(path.relative_to(package)): ast.parse(path.read_text()) for path in files(package)}
+  trees = {str(path.relative_to(package)): parsed(path) for path in files(package)}
   trees = {
     name: tree
     for name, tree in trees.items()
@@ -348,6 +358,8 @@ PYTHON = [
 def test_every_file_compiles():
   assert len(PYTHON) > 50
   for path in PYTHON:
+    if path.name.startswith("test_"):
+      continue  # pytest compiles it
     compile(path.read_text(), str(path), "exec")
 
 
@@ -377,7 +389,7 @@ def asks_which(package):
   for path in files(package):
     if path.parent.name == "models" and path.stem in ARCHITECTURES:
       continue
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
       asked = []
       if isinstance(node, ast.Compare):
         asked = [node.left, *node.comparators]
@@ -467,7 +479,7 @@ def optional_imports(package):
   """distribution -> [(file, whether at its top level)]."""
   found = {}
   for path in files(package):
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     top = set(map(id, tree.body))
     for module, _, node in imports(tree):
       name = module.split(".")[0]
@@ -761,7 +773,7 @@ def test_text_is_utf8_wherever_it_is_read_or_written():
   wrong = {
     str(path.relative_to(measures.ROOT)): lines
     for path in paths
-    if (lines := without_encoding(ast.parse(path.read_text(encoding="utf-8"))))
+    if (lines := without_encoding(parsed(path)))
   }
   assert not wrong, f"say encoding='utf-8' in {wrong}"
 
