@@ -848,7 +848,8 @@ def programs(known: Callable[[str], bool]):
 def pair(program: str, table: dict) -> str:
   """SHA-256 of a program's key, who reads it, and what a table says of it."""
   readers = [
-    ast.dump(ast.parse(inspect.getsource(module))) for module in (compile_lib, estimate, hlo)
+    ast.dump(ast.parse(inspect.getsource(part)))
+    for part in (estimate.memory, estimate.traffic, hlo)
   ]
   said = [program, readers, {name: table[name] for name in COMPARED}]
   return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
