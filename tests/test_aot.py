@@ -848,7 +848,7 @@ def programs(known: Callable[[str], bool]):
 def pair(program: str, table: dict) -> str:
   """SHA-256 of a program's key, who reads it, and what a table says of it."""
   readers = [
-    ast.dump(ast.parse(inspect.getsource(part)))
+    ast.unparse(ast.parse(inspect.getsource(part)))
     for part in (estimate.memory, estimate.traffic, hlo)
   ]
   said = [program, readers, {name: table[name] for name in COMPARED}]
