@@ -25,6 +25,8 @@ os.environ.setdefault("TOTOJAX_STORAGE_TIMEOUT_S", "120")
 
 from absl import flags  # noqa: E402
 from buckets import bucket, data_place, gcs_proxy, local, place, s3_bucket, s3_proxy  # noqa: E402, F401
+import pytest  # noqa: E402
+import runs  # noqa: E402
 
 # grain's worker processes read absl flags, which pytest does not parse.
 flags.FLAGS(sys.argv[:1])
@@ -60,8 +62,15 @@ def pytest_configure(config):
     config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks who is slow
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.path.name not in FIRST)
+  for item in items:
+    if mark := item.get_closest_marker("exhaustive"):
+      item.add_marker(pytest.mark.slow)
+      if not runs.EXHAUSTIVE:
+        why = f"TOTOJAX_EXHAUSTIVE=1 asks for it; else {mark.args[0]}"
+        item.add_marker(pytest.mark.skip(reason=why))
 
 
 def pytest_collection_finish():

@@ -22,6 +22,8 @@ from totojax import failures, main, rundir
 from totojax.config import arguments
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Whether each case is tried of which CI tries a few (docs/contributing.md).
+EXHAUSTIVE = os.environ.get("TOTOJAX_EXHAUSTIVE", "0") != "0"
 
 
 def load(path, *words) -> ConfigDict:

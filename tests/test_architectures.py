@@ -58,8 +58,12 @@ def mamba_params():
 def run_mamba(params, x, state=None, **changes):
   if state is None:
     state = MAMBA.empty_state(len(x))
-  block = mamba_block(**changes)
-  return jax.jit(block.apply)({"params": params}, x, None, None, state)
+  return applied(mamba_block(**changes))({"params": params}, x, None, None, state)
+
+
+@functools.cache
+def applied(block):
+  return jax.jit(block.apply)
 
 
 def torch_of(x):
@@ -120,8 +124,9 @@ def test_chunks_change_neither_values_nor_gradients(mamba_params):
     y, _ = run_mamba(params, x, **changes)
     return jnp.sum(jnp.sin(y))
 
-  one = jax.grad(loss)(mamba_params, chunk_tokens=64)
-  other = jax.grad(loss)(mamba_params, chunk_tokens=4, scan="tree")
+  gradient = jax.jit(jax.grad(loss), static_argnames=("chunk_tokens", "scan"))
+  one = gradient(mamba_params, chunk_tokens=64)
+  other = gradient(mamba_params, chunk_tokens=4, scan="tree")
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other)
 
 
@@ -186,7 +191,7 @@ def test_gpt2_meets_hugging_face():
   with torch.no_grad():
     expected = theirs(torch_of(x), attention_mask=mask)
   expected = expected[0] if isinstance(expected, tuple) else expected
-  found, _ = block.apply({"params": params}, x, None, None)
+  found, _ = jax.jit(block.apply)({"params": params}, x, None, None)
   np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -297,6 +297,7 @@ def test_a_family_that_there_is_not_is_refused(tmp_path):
     measured(tmp_path, config=config)
 
 
+@pytest.mark.slow
 def test_train_step(tmp_path):
   pytest.importorskip("transformers")
   row, products = measured(tmp_path, "train_step")
@@ -365,6 +366,7 @@ def test_serving(tmp_path, capsys):
   assert printed.count("First frame after") == 2 and printed.count("that the memory gives") == 2
 
 
+@pytest.mark.slow
 def test_probe(tmp_path):
   rows = measured(tmp_path, "probe")
   assert [row["case"] for row in rows] == [
@@ -482,6 +484,7 @@ def test_mamba_scan(tmp_path):
     measured(tmp_path / "other", config=config)
 
 
+@pytest.mark.slow
 def test_world(tmp_path):
   worlds.need()
   config = tiny("world")

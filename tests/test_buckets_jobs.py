@@ -66,7 +66,7 @@ def place(gcs_proxy):
 @pytest.fixture(scope="module")
 def demo(place):
   """The demo's chain, shrunk, and no key of it changed for the bucket."""
-  runs.finish(runs.start(runs.command("configs/demo.py", place / "demo", *test_chain.SMALL)))
+  runs.finish(runs.start(runs.command("configs/demo.py", place / "demo", *test_chain.FEWER)))
   rng = np.random.default_rng(0)
   for name in (f"{label}/{i}.png" for label in "ab" for i in range(12)):
     file = io.BytesIO()

@@ -10,7 +10,6 @@ import time
 from etils import epath
 import proxy as proxies
 import pytest
-from tensorboardX.proto import event_pb2
 
 from totojax.rundir import console, events, files, metrics
 from totojax.storage import objects, outages
@@ -188,6 +187,9 @@ def refused(**what) -> proxies.Rule:
 
 def scalars(place) -> dict[tuple[str, int], float]:
   """(tag, step) -> value of all event files, without what was purged."""
+  # By now `events` has imported it, without PyTorch, which it would load here.
+  from tensorboardX.proto import event_pb2
+
   found = {}
   for name, data in sorted(place.objects().items()):
     if not name.startswith("tensorboard/"):

@@ -41,7 +41,7 @@ def variables(task):
   """Fresh ones, in which heads of one layer differ."""
   found = jax.jit(task.init)(jax.random.key(1))
   noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
-  return found._replace(params=jax.tree.map(noise, found.params))
+  return found._replace(params=jax.jit(lambda params: jax.tree.map(noise, params))(found.params))
 
 
 def batch(rows=8, spec=test_features.SPEC):
@@ -73,19 +73,26 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
   atol = 1e-4 if pool == "blocks" else 1e-5  # of four blocks with large weights
   visual_BT = sequence.is_visual(rows["tokens"])
   h_LBTD = test_features.stack(task.model, found.frozen, rows["tokens"], LAYERS)
+
+  @jax.jit
+  def prepare(h_BTD, own):
+    return heads.prepare(task.head, h_BTD, visual_BT, own, training=True)
+
+  @jax.jit
+  @jax.value_and_grad
+  def alone(params, prepared):
+    logits_BC = heads.logits(task.head, params, prepared, visual_BT)
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BC, rows["label"]).mean()
+
   for i in range(len(LAYERS)):
-    own = {k: v[i] for k, v in found.stats.items() if k != "train_loss"}
-    prepared, after = heads.prepare(task.head, h_LBTD[i], visual_BT, own, training=True)
+    prepared, after = prepare(
+      h_LBTD[i], {k: v[i] for k, v in found.stats.items() if k != "train_loss"}
+    )
     for name in after:
       np.testing.assert_allclose(stats[name][i], after[name], rtol=1e-4, atol=1e-6)
     for s in range(2):
-
-      def alone(params):
-        logits_BC = heads.logits(task.head, params, prepared, visual_BT)
-        return optax.softmax_cross_entropy_with_integer_labels(logits_BC, rows["label"]).mean()
-
       one = jax.tree.map(lambda x: x[i, s], found.params)
-      value, expected = jax.jit(jax.value_and_grad(alone))(one)
+      value, expected = alone(one, prepared)
       np.testing.assert_allclose(stats["train_loss"][i, s], value, rtol=1e-4)
       for name in expected:
         scale = float(abs(expected[name]).max())
@@ -102,7 +109,7 @@ def test_the_backbone_has_no_gradient():
     rest = found._replace(frozen=frozen)
     return total(task, found.params, rest, rows)[0]
 
-  for leaf in jax.tree.leaves(jax.grad(loss)(found.frozen)):
+  for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(found.frozen)):
     np.testing.assert_array_equal(leaf, 0.0)
 
   # Control: without the stop the same head would train the backbone.
@@ -112,7 +119,7 @@ def test_the_backbone_has_no_gradient():
     logits = heads.logits(task.head, own, x_BTD, sequence.is_visual(rows["tokens"]))
     return classify.cross_entropy(logits, rows["label"]).sum()
 
-  assert abs(jax.grad(through)(found.frozen["embedding"])).max() > 1e-3
+  assert abs(jax.jit(jax.grad(through))(found.frozen["embedding"])).max() > 1e-3
 
 
 def memory(depth):
@@ -177,9 +184,10 @@ def test_a_head_that_diverges_stops_and_the_others_go_on():
   found = variables(task)
   broken = found.params["linear"].at[1, 0].set(3e38)
   params = {**found.params, "linear": broken}
-  grads, (_, metrics) = jax.grad(lambda p: total(task, p, found, rows), has_aux=True)(params)
+  of = jax.jit(jax.grad(lambda p: total(task, p, found, rows), has_aux=True))
+  grads, (_, metrics) = of(params)
   np.testing.assert_array_equal(grads["linear"][1, 0], 0.0)
-  fine = jax.grad(lambda p: total(task, p, found, rows)[0])(found.params)
+  fine, _ = of(found.params)
   for at in ((0, 0), (0, 1), (1, 1), (2, 0)):
     np.testing.assert_array_equal(grads["linear"][at], fine["linear"][at])
   frac = metrics["diverged_frac"]
@@ -205,8 +213,8 @@ def test_features_made_before_give_the_same_heads():
   assert fresh.frozen == {}
   chex.assert_trees_all_equal(fresh.params, jax.jit(task.init)(jax.random.key(1)).params)
   features = {"features": jnp.swapaxes(h_LBD, 0, 1), "label": rows["label"]}
-  a = jax.grad(lambda p: total(task, p, found, rows)[0])(found.params)
-  b = jax.grad(lambda p: total(cached, p, found, features)[0])(found.params)
+  a = jax.jit(jax.grad(lambda p: total(task, p, found, rows)[0]))(found.params)
+  b = jax.jit(jax.grad(lambda p: total(cached, p, found, features)[0]))(found.params)
   for name in a:
     np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-6)
 

@@ -179,6 +179,7 @@ def test_a_cache_is_read_the_same_in_groups_of_heads():
   weights = jax.nn.softmax(0.3 * jnp.einsum("BTHK,BSHK->BHTS", q, all_k))
   expected = jnp.einsum("BHTS,BSHK->BTHK", weights, all_v)
 
+  @functools.partial(jax.jit, static_argnums=(0, 1))
   def found(together, least_rows, places):
     keys, values = (
       jnp.swapaxes(x.reshape(2, 4 // together, together, 9, 16), 2, 3).reshape(

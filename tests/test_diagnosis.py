@@ -114,6 +114,14 @@ def test_the_notes_say_which_checkpoint_and_which_videos():
   assert diagnosis.notes(diagnosis.History(evals=FALLING, step=150)) == []
 
 
+def test_one_video_alone_is_told():
+  for items, copies, alone in ((1, 0, True), (2, 1, True), (2, 0, False), (3, 1, False)):
+    info = dict(items=items, copies=copies)
+    stores = {"train": dict(info=info, shards=[dict(records=8)])}
+    history = diagnosis.of_logs({}, "clips", rows=[], manifests=stores, sources=1)
+    assert any("There is one video" in note for note in diagnosis.notes(history)) == alone, info
+
+
 def steps(reason, **history):
   told = dict(command="totojax --config=c.py", chain="runs/c", prefix="stages__pretrain__")
   return diagnosis.advice(reason, diagnosis.History(**history), **told)

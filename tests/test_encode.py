@@ -109,6 +109,7 @@ def test_training_from_frames_is_training_from_tokens(data, from_tokens, tmp_pat
     same(other.params, from_tokens.params)
 
 
+@pytest.mark.slow
 def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
   fit(config(data, encode_with="shipped"), tmp_path / "run")
   values = roots.read(recipes.validate(str(tmp_path / "run")).to_dict())

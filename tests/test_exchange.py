@@ -92,7 +92,7 @@ def exact(run):
 
 
 def logits(run, tokens_BT):
-  return np.asarray(exact(run).apply({"params": parameters(run)}, tokens_BT))
+  return np.asarray(jax.jit(exact(run).apply)({"params": parameters(run)}, tokens_BT))
 
 
 def tokens(rows=2, length=12, vocab=100):
@@ -254,7 +254,7 @@ def test_what_mup_multiplies_by_is_in_the_matrices(tmp_path):
   run = imported(folder(tmp_path / "theirs", own=OWN), tmp_path / "in")
   scales = layers.Scales(attention=0.5, logits=0.25)
   scaled = exact(run).clone(scales=scales)
-  wanted = np.asarray(scaled.apply({"params": parameters(run)}, tokens()))[..., :104]
+  wanted = np.asarray(jax.jit(scaled.apply)({"params": parameters(run)}, tokens()))[..., :104]
   found = dict(llama_files.tensors(run.model.config, parameters(run), scales=scales))
   plain = dict(llama_files.tensors(run.model.config, parameters(run)))
   foreign = llama_files.of_hugging_face(
@@ -264,7 +264,7 @@ def test_what_mup_multiplies_by_is_in_the_matrices(tmp_path):
     "blocks": llama_files.blocks(foreign, neighbours=False),
     "head": np.asarray(foreign.tensors[llama_files.HEAD]),
   }
-  got = np.asarray(exact(run).apply({"params": params}, tokens()))[..., :104]
+  got = np.asarray(jax.jit(exact(run).apply)({"params": params}, tokens()))[..., :104]
   np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
   assert np.abs(got - logits(run, tokens())[..., :104]).max() > 0.1
   tied = dataclasses.replace(run.model.config, tied=True)

@@ -73,6 +73,7 @@ def residual(run, clips, *, start):
   table = saved["['params']['embedding']"]
   rope, segments = trunk.places(model.config, model.spec, jnp.asarray(rows))
   block = llama.Block(model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales)
+  apply = jax.jit(lambda own, x: block.apply({"params": own}, x, rope, segments)[0])
   found = [table[rows]]
   for layer in range(model.config.depth):
     own = {}
@@ -81,8 +82,7 @@ def residual(run, clips, *, start):
       for word in words[:-1]:
         below = below.setdefault(word, {})
       below[words[-1]] = value[layer]
-    x, _ = block.apply({"params": own}, found[-1], rope, segments)
-    found.append(np.asarray(x))
+    found.append(np.asarray(apply(own, found[-1])))
   return np.stack(found)
 
 

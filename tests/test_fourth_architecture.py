@@ -1,5 +1,6 @@
 """An architecture from outside: a module that a config names."""
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 from flax import linen as nn
@@ -141,12 +142,14 @@ def test_it_decodes_where_it_says_what_it_remembers():
     params = jax.jit(task.init)(jax.random.key(0)).params
     inputs = np.random.default_rng(0).integers(4, 64, (2, 16))
     inputs[:, 0] = sequence.VIDEO_START
-    expected = np.asarray(model.apply({"params": params}, inputs))[..., :64]
+    expected = np.asarray(jax.jit(model.apply)({"params": params}, inputs))[..., :64]
     weights = decode.load(model, params)
-    logits, cache = decode.prefill(model, weights, inputs[:, :5], room=16)
+    read = jax.jit(functools.partial(decode.prefill, model, room=16))
+    step = jax.jit(functools.partial(decode.step, model))
+    logits, cache = read(weights, inputs[:, :5])
     found = [logits]
     for i in range(5, 16):
-      logits, cache = decode.step(model, weights, cache, inputs[:, i], i)
+      logits, cache = step(weights, cache, inputs[:, i], i)
       found.append(logits)
     found = np.stack(found, 1)[..., :64]
     np.testing.assert_allclose(found, expected[:, 4:], rtol=1e-4, atol=1e-4)

@@ -145,8 +145,10 @@ def test_the_start_is_least_squares_of_quantised_components(config):
   rows = np.asarray(fsq.cut(config, frames), np.float64).reshape(-1, config.values)
   centred = rows - rows.mean(0)
   _, _, parts = np.linalg.svd(centred, full_matrices=False)
-  latents = fsq.encode(config, params, fsq.cut(config, frames))
-  drawn = fsq.decode(config, params, fsq.quantiser(config).rounded(latents))
+  latents = jax.jit(fsq.encode, static_argnums=0)(config, params, fsq.cut(config, frames))
+  drawn = jax.jit(fsq.decode, static_argnums=0)(
+    config, params, fsq.quantiser(config).rounded(latents)
+  )
   error = np.mean((np.asarray(drawn) - (frames / 127.5 - 1)) ** 2)
   least = []
   for signs in itertools.product((-1, 1), repeat=3):  # which components do not have
@@ -236,8 +238,8 @@ def test_dark_clips_count_as_if_they_were_brighter():
 
   def loss(**changes):
     task = _task(IMAGE, **changes)
-    variables = task.init(jax.random.key(0))
-    terms, _, metrics = task.loss(
+    variables = jax.jit(task.init)(jax.random.key(0))
+    terms, _, metrics = jax.jit(task.loss)(
       variables.params, variables._replace(params=None), batch, step=0, key=jax.random.key(1)
     )
     return float(terms["reconstruction"].sum), metrics["psnr_db"]

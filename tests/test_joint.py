@@ -185,6 +185,7 @@ def test_its_grid_and_base_are_others_than_the_model_s(data):
   assert of.run.model.config.rope_base == 10_000.0
 
 
+@pytest.mark.slow
 def test_a_run_from_files_learns_and_a_stopped_one_is_the_same(data):
   path = runs.ROOT / "configs" / "joint_imagenet.py"
   data = data | {"images": classed.write(data["root"] / "more", each=32)}

@@ -1,9 +1,11 @@
 """A chain that is killed again and again ends where one that was not ends, bit for bit.
 
-  TOTOJAX_KILLS=100 TOTOJAX_KILLS_SEED=7 pytest -m slow -s tests/test_kills.py
+  TOTOJAX_EXHAUSTIVE=1 TOTOJAX_KILLS=100 TOTOJAX_KILLS_SEED=7 pytest -m slow -s tests/test_kills.py
 
-makes as many kills as docs/results/trust.md tells of; without the variables
-there are few.
+makes as many kills as docs/results/trust.md tells of; without the last two
+there are few. In CI chains and hosts are killed at steps that are named
+(test_chain.py, test_hosts.py), and in each part of a save
+(test_buckets_checkpoints.py).
 """
 
 import collections
@@ -108,7 +110,7 @@ def reached(workdir: pathlib.Path) -> str:
   return next(stages, "end")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive("test_chain.py::test_killed_in_three_stages_ends_the_same")
 def test_a_chain_survives_kills_in_any_stage(whole, tmp_path):
   """Each chain is killed so often, then ends and is compared; another one is begun."""
   rng, workdir, chains = np.random.default_rng(SEED), tmp_path / "chain", 0
@@ -133,7 +135,7 @@ def test_a_chain_survives_kills_in_any_stage(whole, tmp_path):
   print(f"seed {SEED}: {dict(kills)}, {chains} chains, all the same as the unbroken one")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive("test_chain.py::test_killed_in_three_stages_ends_the_same")
 def test_another_chain_would_be_noticed(whole, tmp_path):
   """Control: one bit of a store, one row of metrics."""
   workdir = shutil.copytree(whole, tmp_path / "chain")
@@ -172,7 +174,7 @@ def two_hosts(data, tmp_path_factory):
   return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive("test_hosts.py::test_a_lost_host_ends_the_other_and_the_run_goes_on")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_two_hosts_survive_signals_to_either(data, two_hosts, tmp_path, number):
   """The one that is left ends by itself, and both are started again."""
@@ -200,7 +202,7 @@ def assert_same_run(workdir: pathlib.Path, whole: pathlib.Path) -> None:
   runs.assert_same(*(runs.checkpoint(w, test_hosts.STEPS) for w in (workdir, whole)))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive("test_hosts.py::test_a_lost_host_ends_the_other_and_the_run_goes_on")
 def test_four_hosts_then_two_then_one(data, tmp_path):
   """Each leaves at a SIGTERM; the losses are those of one process, to 1e-6."""
   workdir, whole = tmp_path / "fewer", tmp_path / "whole"

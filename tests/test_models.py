@@ -365,8 +365,8 @@ def test_the_end_is_a_target_where_it_is_asked_for():
   for end in (False, True):
     model = build(config(depth=1), spec=dataclasses.replace(plain, train_end=end))
     task = pretrain.Pretrain(model)
-    terms, *_ = task.loss(init(model), rest, batch, step=0, key=jax.random.key(0))
-    nll_BT, counted_BT = task.per_target(init(model), batch)
+    terms, *_ = jax.jit(task.loss)(init(model), rest, batch, step=0, key=jax.random.key(0))
+    nll_BT, counted_BT = jax.jit(task.per_target)(init(model), batch)
     assert counted_BT.sum() == 32  # of evaluations: visual tokens
     found[end] = float(terms["nll"].sum), float(task.weights(batch)["nll"]), nll_BT
   (without, count, nll_BT), (with_end, more, _) = found[False], found[True]

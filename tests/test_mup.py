@@ -511,9 +511,13 @@ def small_check():
   return c.to_dict()
 
 
-@pytest.mark.parametrize(
-  "place", ["local", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
-)
+LOCAL = pytest.mark.exhaustive(
+  "test_mup.py::test_coordinates_keep_their_size_with_mup_only"
+)  # on gs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [pytest.param("local", marks=LOCAL), "gs"], indirect=True)
 def test_coordinates_keep_their_size_with_mup_only(place, capsys):
   workdir = epath.Path(place / "run")
   assert jobs.run(small_check(), workdir, lambda step: False)

@@ -4,21 +4,11 @@ import json
 
 import pytest
 import runs
+import test_chain
 
 pytestmark = pytest.mark.slow
 
-SMALL = [
-  "--config.stages.clips.amount.train=48",
-  "--config.stages.clips.amount.val=8",
-  "--config.stages.shards.tokenizing.report_frames=64",
-  "--config.stages.shards.tokenizing.kmeans_frames=256",
-  "--config.stages.shards.tokenizing.kmeans_patches=2000",
-  "--config.stages.pretrain.model.width=32",
-  "--config.stages.pretrain.model.depth=2",
-  "--config.stages.pretrain.train.total_tokens=12288.0",
-  "--config.stages.pretrain.optim.warmup_steps=1",
-  "--config.stages.probe.train.epochs=2.0",
-]
+SMALL = list(test_chain.FEWER)  # whose programs are compiled once for both
 
 
 def test_quickstart_runs_from_top_to_bottom(tmp_path, monkeypatch):

@@ -33,8 +33,11 @@ def clips(root):
   return config.to_dict()
 
 
+TWO = pytest.mark.exhaustive("test_diagnosis.py::test_one_video_alone_is_told")
+
+
 @pytest.mark.slow  # 40 s, of which compiling is the most
-@pytest.mark.parametrize("videos", [1, 2])
+@pytest.mark.parametrize("videos", [1, pytest.param(2, marks=TWO)])
 def test_a_few_videos_end_in_a_page_that_says_what_to_do(tmp_path, videos):
   folder, chain = tmp_path / "videos", tmp_path / "run"
   folder.mkdir()

@@ -164,7 +164,7 @@ def test_larger_patches_have_the_tokens_of_smaller_frames():
   np.testing.assert_array_equal(rows[:, 1:17], codes + sequence.SPECIALS)
 
 
-@pytest.mark.parametrize("targets", [True, False])
+@pytest.mark.parametrize("targets", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_it_trains_validates_and_goes_on(data, tmp_path, targets):
   c = config(data, targets=targets)
   workdir = epath.Path(tmp_path / "parts")

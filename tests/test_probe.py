@@ -679,7 +679,7 @@ def test_heads_on_encoded_frames_are_heads_on_their_tokens():
   encoded = encode.EncodeFrames(task, of.tokenizer, spec=cut)
   codes = api.encode_clips(of.tokenizer, batch["frames"])
   tokens = [sequence.build(one.reshape(1, -1), kind="image", spec=spec)[:-1] for one in codes]
-  found = task.init(jax.random.key(0))._replace(frozen=frozen)
+  found = jax.jit(task.init)(jax.random.key(0))._replace(frozen=frozen)
   plain = {"tokens": np.stack(tokens), "label": batch["label"]}
   both = {"inner": frozen, "tokenizer": of.tokenizer.params}
   measure = lambda logits_BC: logits_BC

@@ -43,11 +43,11 @@ def wait_for_checkpoint(workdir: pathlib.Path) -> None:
   raise TimeoutError(f"{workdir} never had a checkpoint")
 
 
-LONG = 400  # steps: time to be killed in
+LONG = 120  # steps, of which the last five saves are time to be killed in
 SLOWLY = (
   f"--config.train.total_tokens={LONG * 128.0}",
   "--config.every.checkpoint_steps=20",
-  "--config.every.eval_steps=100",
+  "--config.every.eval_steps=40",
 )
 
 

@@ -31,6 +31,9 @@ def config(train, val, **keys):
   return c
 
 
+SHORT = dict(train__total_tokens=8 * 128.0, every__checkpoint_steps=8)  # to the evaluation
+
+
 def go(c, folder):
   return jobs.run(jobs.typed(c.to_dict(), folder), epath.Path(folder), lambda step: False)
 
@@ -105,9 +108,9 @@ def test_the_page_of_a_chain_shows_the_first_a_middle_and_the_last(trained, tmp_
 
 def test_without_the_tokenizer_they_are_measured_alone(tmp_path, capsys):
   train, val = stores.pair(tmp_path)
-  assert go(config(train, val), tmp_path / "run")
+  assert go(config(train, val, **SHORT), tmp_path / "run")
   assert "samples are not drawn, but measured" in capsys.readouterr().out
-  assert set(sampled(tmp_path / "run")[16]) == {
+  assert set(sampled(tmp_path / "run")[8]) == {
     "samples/accuracy",
     "samples/change",
     "samples/true_change",
@@ -117,6 +120,6 @@ def test_without_the_tokenizer_they_are_measured_alone(tmp_path, capsys):
 
 def test_without_held_out_videos_a_line_says_so(tmp_path, capsys):
   train, _ = stores.pair(tmp_path)
-  assert go(config(train, "", data__validation={}), tmp_path / "run")
+  assert go(config(train, "", data__validation={}, **SHORT), tmp_path / "run")
   assert "data.validation names no store of videos" in capsys.readouterr().out
   assert not sampled(tmp_path / "run")

@@ -1,6 +1,7 @@
 """The shape of the project: ranks, names, optional imports, the entry point."""
 
 import ast
+import functools
 import subprocess
 import sys
 
@@ -65,6 +66,15 @@ def files(package):
   return sorted(package.rglob("*.py"))
 
 
+def parsed(path):
+  return _parsed(path.read_text(encoding="utf-8"))
+
+
+@functools.cache  # the package is read by many tests here
+def _parsed(text):
+  return ast.parse(text)
+
+
 def part_of(path, package):
   """The folder or file of the table that a path belongs to."""
   return path.relative_to(package).with_suffix("").parts[0]
@@ -86,7 +96,7 @@ def rank_violations(package):
   """One line for each import of a part that is not lower."""
   found = []
   for path in files(package):
-    part, tree = part_of(path, package), ast.parse(path.read_text())
+    part, tree = part_of(path, package), parsed(path)
     # The package's own file is run by every import: it imports when called.
     eager = set()
     if part == "__init__":
@@ -157,7 +167,7 @@ UNTYPED = {"Mapping[str, Any]", "dict[str, Any]", "ConfigDict"}
 
 def untyped_configs(package):
   """ "file:line" where a config that is no dataclass travels below config/."""
-  trees = {str(path.relative_to(package)): ast.parse(path.read_text()) for path in files(package)}
+  trees = {str(path.relative_to(package)): parsed(path) for path in files(package)}
   trees = {
     name: tree
     for name, tree in trees.items()
@@ -349,6 +359,8 @@ PYTHON = [
 def test_every_file_compiles():
   assert len(PYTHON) > 50
   for path in PYTHON:
+    if path.name.startswith("test_"):
+      continue  # pytest compiles it
     compile(path.read_text(), str(path), "exec")
 
 
@@ -378,7 +390,7 @@ def asks_which(package):
   for path in files(package):
     if path.parent.name == "models" and path.stem in ARCHITECTURES:
       continue
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
       asked = []
       if isinstance(node, ast.Compare):
         asked = [node.left, *node.comparators]
@@ -468,7 +480,7 @@ def optional_imports(package):
   """distribution -> [(file, whether at its top level)]."""
   found = {}
   for path in files(package):
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     top = set(map(id, tree.body))
     for module, _, node in imports(tree):
       name = module.split(".")[0]
@@ -762,6 +774,31 @@ def test_text_is_utf8_wherever_it_is_read_or_written():
   wrong = {
     str(path.relative_to(measures.ROOT)): lines
     for path in paths
-    if (lines := without_encoding(ast.parse(path.read_text(encoding="utf-8"))))
+    if (lines := without_encoding(parsed(path)))
   }
   assert not wrong, f"say encoding='utf-8' in {wrong}"
+
+
+def exhaustive(text: str) -> tuple[set[str], set[str]]:
+  """(tests that `exhaustive` leaves out with all of their cases, tests that it names instead)."""
+  module, asks = ast.parse(text), "mark.exhaustive"
+  functions = (node for node in module.body if isinstance(node, ast.FunctionDef))
+  out = {
+    f.name
+    for f in functions
+    if any(ast.unparse(word).startswith(f"pytest.{asks}") for word in f.decorator_list)
+  }
+  calls = (node for node in ast.walk(module) if isinstance(node, ast.Call))
+  return out, {c.args[0].value for c in calls if ast.unparse(c.func).endswith(asks)}
+
+
+def test_what_ci_leaves_out_is_found_by_a_test_that_it_runs():
+  tests = {path.name: path.read_text() for path in (runs.ROOT / "tests").glob("test_*.py")}
+  named = {word for text in tests.values() for word in exhaustive(text)[1]}
+  assert len(named) > 5
+  for word in named:
+    file, _, name = word.partition("::")
+    assert f"\ndef {name}(" in tests[file], word
+    assert name not in exhaustive(tests[file])[0], word
+  # Control: a test that is left out itself.
+  assert exhaustive('@pytest.mark.exhaustive("b")\ndef a():\n  pass') == ({"a"}, {"b"})

@@ -6,6 +6,7 @@ import pathlib
 import random
 
 from etils import epath
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -305,7 +306,7 @@ def test_losses_are_those_of_pretraining(made):
   params = backbone.read(source, source.model, layout)
   codes = model.codes(videos)
   rows = np.stack([sequence.build(c, kind="video", spec=model_lib.spec) for c in codes])
-  nll, _ = task.nll(params, jnp.asarray(rows))
+  nll, _ = jax.jit(task.nll)(params, jnp.asarray(rows))
   np.testing.assert_allclose(
     found.reshape(3, -1), np.asarray(nll)[:, : spec.visual_tokens], rtol=1e-5
   )

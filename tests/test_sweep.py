@@ -225,7 +225,11 @@ def test_programs_hold_as_many_rates_as_fit(data):
   assert [len(program) for program in job._programs(points, 0)] == [5, 5]
 
 
+LOCAL = pytest.mark.exhaustive("test_sweep.py::test_a_sweep_resumes_skips_and_reports")  # on gs
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("place", [pytest.param("local", marks=LOCAL), "gs"], indirect=True)
 def test_a_sweep_resumes_skips_and_reports(data, place, monkeypatch):
   config, trained = sweep_of(data).to_dict(), []
   workdir = epath.Path(place / "run")

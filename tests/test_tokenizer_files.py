@@ -69,7 +69,7 @@ def _params(config):
     params["quantize"]["embedding"]["weight"] = np.float32(book)
     return params
   # Logits without what all positions share, or one code wins everywhere.
-  probe = dvae.features(config, params, _frames(32, 16, 16))
+  probe = jax.jit(dvae.features, static_argnums=0)(config, params, _frames(32, 16, 16))
   layer = params["encoder"]["output"]
   mean_C = np.asarray(probe).mean((0, 1, 2))
   layer["b"] = np.float32(-mean_C @ layer["w"][0, 0])

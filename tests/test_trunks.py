@@ -331,6 +331,7 @@ def test_gpt2_trains_alike_on_other_meshes(data):
   assert other == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   expected = losses(run_of("mamba", data, data=8, fsdp=1))
   c = run_of("mamba", data, data=2, fsdp=2, tensor=2)
