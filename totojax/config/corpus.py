@@ -110,8 +110,9 @@ class Ucf101(Section):
   classes: int = field(101, "0: any", at_least=0)
 
 
-SOURCES = tuple(
-  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m lerobot ucf101 cater".split()
+SOURCES = (
+  *"folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m lerobot".split(),
+  *"ucf101 cater".split(),
 )
 
 
