@@ -11,7 +11,7 @@ screen, apt-get install -y libosmesa6 libegl1 libegl-mesa0. After the colon:
   davis        tabletop as DAVIS 2017 lies on disk: frames, masks and lists
   cater        containers as CATER lies on disk, at its sizes: 5,500 clips
   cater_small  the same with 64 frames of 128 x 96 px: 1,300 clips, half of them carried
-  cater_tiny   the same with 24 frames and few things: 2,300 clips, which a small model learns
+  cater_tiny   the same with 24 frames and three or four things: 2,300 clips
   ego4d_small  a hand and what it will touch, as Ego4D's short-term anticipation lies
                on disk: 750 videos of 128 px, four queries each
 

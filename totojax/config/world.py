@@ -204,7 +204,7 @@ RECIPES = {
     amount=WorldAmount(train=1000, val=300),
     output=WorldOutput("cater"),
   ),
-  # Three or four things in clips of one second, so that a small model learns it.
+  # Three or four things in clips of one second: less to render, and to learn.
   "cater_tiny": World(
     scene=dataclasses.replace(
       _CATER,
