@@ -174,10 +174,10 @@ def door(
     interrupted: what it says at Ctrl-C.
   """
   global program
-  program = name
   if not words or {"--help", "-h"} & set(words):
     print((text or "").rstrip())
     return 0 if words else 2
+  before, program = program, name
   try:
     with interrupt.heard():
       one = session()
@@ -192,3 +192,5 @@ def door(
     with contextlib.suppress(OSError):  # of a terminal that was closed
       say(interrupted)
     return 128 + (interrupt.number or signal.SIGINT)
+  finally:
+    program = before
