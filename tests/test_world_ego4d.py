@@ -169,7 +169,7 @@ def test_rendered_annotations_are_exact(tmp_path):
   worlds.need()
   typed = config(scene__width_px=64, scene__height_px=64)
   folder = epath.Path(tmp_path)
-  assert not jobs.run(typed, folder, lambda n: n == 3)  # stopped, and gone on with
+  assert not jobs.run(typed, folder, lambda n: n == 2)  # stopped, and gone on with
   assert jobs.run(typed, folder, lambda n: False)
   queries = [query for split in ("train", "val") for query in sta.read(str(folder), split).queries]
   assert len({query.video for query in queries}) >= 3
