@@ -197,7 +197,8 @@ def _check_kind(f: dataclasses.Field, kind: Any, value: Any, path: str) -> None:
   """Raises ConfigError for a value of another type, where a section is made in Python."""
   if isinstance(value, ml_collections.FieldReference):
     return  # of a config file: it is looked at as it is read
-  plain, meta = without_none(kind), f.metadata.get("key", _PLAIN_META)
+  plain: Any = without_none(kind)
+  meta = f.metadata.get("key", _PLAIN_META)
   is_none = value is None and (meta.optional or plain is not kind)
   serves = _SERVES.get(plain, plain if dataclasses.is_dataclass(plain) else object)
   is_other = isinstance(value, bool) and plain in (int, float)

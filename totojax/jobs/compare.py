@@ -279,7 +279,7 @@ def _asked(
   }
 
 
-def _finished(config: schema.Job, where: epath.Path, interrupted: jobs.Interrupted) -> bool:
+def _finished(config: Any, where: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Makes a run that is not there yet; False when interrupted."""
   if not directory.is_done(where):
     begin = time.monotonic()

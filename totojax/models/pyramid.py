@@ -67,7 +67,7 @@ def fpn(params: Params, maps: Sequence[jax.Array], *, last: bool = False) -> lis
   out = [layer(len(maps) - 1, above)]
   for n in reversed(range(len(maps) - 1)):
     own = inner(n)
-    above = own + nearest(above, own.shape[1:3])
+    above = own + nearest(above, (own.shape[1], own.shape[2]))
     out.insert(0, layer(n, above))
   return [*out, out[-1][:, ::2, ::2]] if last else out
 
@@ -78,6 +78,7 @@ def fused(params: Params, still_BHWC: jax.Array, fast_BhwC: jax.Array) -> jax.Ar
   The clip's is resized to the still's, nearest, and convolved; their sum is
   convolved again (`fast`, `both`: [3, 3, C, C], with biases).
   """
-  fast_BHWC = nearest(fast_BhwC, still_BHWC.shape[1:3])
+  _, rows, columns, _ = still_BHWC.shape
+  fast_BHWC = nearest(fast_BhwC, (rows, columns))
   fast_BHWC = convolved(fast_BHWC, params["fast"], params["fast_bias"])
   return convolved(still_BHWC + fast_BHWC, params["both"], params["both_bias"])

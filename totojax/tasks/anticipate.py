@@ -55,7 +55,7 @@ class Detecting:
   def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     rows = jnp.float32(len(batch["real"]))
     some = jnp.sum(jnp.any(batch["real"], 1), dtype=jnp.float32)
-    each = dict.fromkeys(("anchor", "anchor_box", "noun", "box", "verb"), rows)
+    each = {name: rows for name in ("anchor", "anchor_box", "noun", "box", "verb")}
     return {**each, "ttc": jnp.maximum(some, 1.0)}
 
   def _terms(

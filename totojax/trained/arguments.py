@@ -29,7 +29,7 @@ def count(value: Any, what: str, *, least: int = 1, most: int | None = None) -> 
     ValueError: it is none, or out of this range.
   """
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-  if is_whole and least <= value and (most is None or value <= most):
+  if is_whole and least <= int(value) and (most is None or int(value) <= most):
     return int(value)
   kind = "" if is_whole else f" ({type(value).__name__})"
   upto = f"{least} or more" if most is None else f"{least} to {most:,}"

@@ -36,7 +36,8 @@ class Interval:
 
 def interval(values: Sequence[float], items: int) -> Interval:
   """Of accuracies of several seeds on the same items."""
-  return widened(values, *shares.wilson(float(np.mean(values)), items))
+  low, high = shares.wilson(float(np.mean(values)), items)
+  return widened(values, float(low), float(high))
 
 
 def widened(values: Sequence[float], low: float, high: float) -> Interval:

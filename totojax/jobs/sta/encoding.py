@@ -235,8 +235,7 @@ def read(folder: str, uid: str) -> inputs.Arrays:
       continue
     if x is not None and x.ndim == rank + 1 and x.shape[-3] == x.shape[-2]:
       x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
-    good = x is not None and x.ndim == rank and 0 not in x.shape
-    if not good or math.isqrt(x.shape[-2]) ** 2 != x.shape[-2]:
+    if x is None or x.ndim != rank or 0 in x.shape or math.isqrt(x.shape[-2]) ** 2 != x.shape[-2]:
       told = {name: [*x.shape] for name, x in arrays.items()}
       raise outside.Damaged(
         path,

@@ -49,7 +49,7 @@ class Placement:
 
   @property
   def _scale(self) -> np.ndarray:
-    return np.float32([self.size_px / self.width_px, self.size_px / self.height_px])
+    return np.array([self.size_px / self.width_px, self.size_px / self.height_px], np.float32)
 
   def _flipped(self, boxes_O4: np.ndarray, width_px: float) -> np.ndarray:
     if not self.mirrored:

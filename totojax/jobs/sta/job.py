@@ -17,7 +17,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly, flops, jobs, sharding, tasks, train
+from totojax import assembly, flops, jobs, sharding, train
 from totojax.config import sta
 from totojax.config.schema import ConfigError
 from totojax.evals import sta_map
@@ -391,7 +391,7 @@ def _training(
 
 
 def _detections(
-  found: inputs.Inputs, compute: Callable[[tasks.Batch], detection.Found], rows: int
+  found: inputs.Inputs, compute: Callable[[Any], detection.Found], rows: int
 ) -> Iterator[tuple[str, sta_map.Detections]]:
   """(uid, what is foreseen of it), in pixels of the full-size frame."""
   for some, batch in found.once(rows):

@@ -131,7 +131,7 @@ def _pictures(
     ]
     image = Image.fromarray(frame_HW3)
     draw = ImageDraw.Draw(image)
-    times = np.float32([image.width / query.width_px, image.height / query.height_px] * 2)
+    times = np.array([image.width / query.width_px, image.height / query.height_px] * 2)
     for rank, box in reversed([*enumerate(best.boxes[order])]):
       draw.rectangle([*map(float, box * times)], outline=_FOUND, width=3 if rank == 0 else 1)
     for box in query.boxes:
