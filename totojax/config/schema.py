@@ -197,14 +197,15 @@ def _check_kind(f: dataclasses.Field, kind: Any, value: Any, path: str) -> None:
   """Raises ConfigError for a value of another type, where a section is made in Python."""
   if isinstance(value, ml_collections.FieldReference):
     return  # of a config file: it is looked at as it is read
-  plain: Any = without_none(kind)
+  plain = without_none(kind)
+  named: Any = plain
   meta = f.metadata.get("key", _PLAIN_META)
   is_none = value is None and (meta.optional or plain is not kind)
   serves = _SERVES.get(plain, plain if dataclasses.is_dataclass(plain) else object)
   is_other = isinstance(value, bool) and plain in (int, float)
   if not is_none and (is_other or not isinstance(value, serves)):
     told, doc = f"{value!r:.200} ({type(value).__name__})", meta.doc and f" ({meta.doc})"
-    raise ConfigError(f"{path} is {told}; it must be {plain.__name__}{doc}")
+    raise ConfigError(f"{path} is {told}; it must be {named.__name__}{doc}")
 
 
 def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
