@@ -121,7 +121,7 @@ def test_the_same_from_python(made, done):
   for given, more, told in (
     (clips[:, :0], {}, "holds none"),
     (temporal.clips(1, 5), {}, "5 frames are given; .* has 4: give 1 to 4 of them, the last ones"),
-    (clips, {"new_frames": 0}, "0 new frames"),
+    (clips, {"new_frames": 0}, "new_frames is 0; give a whole number"),
     (clips, {"samples": 0}, "samples is 0"),
     (clips[0, 0], {}, "give videos"),
     (clips.astype(float), {}, "frames are float64"),
