@@ -3,7 +3,8 @@
 set -euo pipefail
 
 self=${BASH_SOURCE[0]} names=()
-while names+=("$(basename "$self" .sh)") && [[ -L $self ]]; do # it may be called by a link of one's own
+# It may be called by a link of one's own.
+while name=${self##*/} && names+=("${name%.sh}") && [[ -L $self ]]; do
   link=$(readlink "$self")
   [[ $link == /* ]] || link=$(dirname "$self")/$link
   self=$link

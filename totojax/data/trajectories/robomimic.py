@@ -51,7 +51,8 @@ def read(
       try:
         found.append(_demo(path, name, _group(path, demos, name), state))
       except (ValueError, OSError, RuntimeError, KeyError) as error:  # h5py's as well
-        missing.append(items.Skipped(name, outside.shown(error)))
+        named = error if isinstance(error, outside.Damaged) else outside.Damaged(path, error)
+        missing.append(items.Skipped(name, outside.shown(named)))
     cameras = _cameras(path, demos, found[0].name) if found else ()
   names = (), ()
   return episodes.Recording(0.0, cameras, *names, tuple(found), tuple(missing))
