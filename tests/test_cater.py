@@ -294,7 +294,7 @@ def _one_loss(task):
 
   def total(params):
     terms, stats, _ = task.loss(params, variables, batch, step=jnp.int32(0), key=jax.random.key(0))
-    return sum(term.weight * term.total for term in terms.values()), (terms, stats)
+    return sum(term.coefficient * term.sum for term in terms.values()), (terms, stats)
 
   (_, (terms, stats)), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(variables.params)
   return variables, batch, terms, stats, grads
@@ -317,8 +317,8 @@ def test_a_next_token_loss_beside_it_is_that_of_pretraining():
   plain, _, _ = task.backbone.loss(
     variables.params["backbone"], variables, batch, step=jnp.int32(0), key=jax.random.key(0)
   )
-  np.testing.assert_allclose(terms["nll"].total, plain["nll"].total, rtol=1e-5)
-  assert terms["nll"].weight == 0.25
+  np.testing.assert_allclose(terms["nll"].sum, plain["nll"].sum, rtol=1e-5)
+  assert terms["nll"].coefficient == 0.25
   assert set(task.weights(batch)) == {"ce", "nll"}
   assert "norm" in grads["backbone"] and abs(grads["backbone"]["norm"]["scale"]).max() > 0
 

@@ -208,7 +208,7 @@ def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
 
 def test_spec_refuses_nonsense():
   for values, told in (
-    ({"sampling": "length"}, "'uniform' or 'duration'"),
+    ({"sampling": "length"}, "'uniform', 'duration' or 'whole'"),
     ({"every_s": 0.0}, "clip.every_s is 0.0"),
     ({"most_stretches": 0}, "clip.most_stretches is 0"),
   ):

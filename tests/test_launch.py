@@ -771,7 +771,7 @@ def test_help_and_what_is_missing(tmp_path):
   (tmp_path / "two").symlink_to("one")
   linked = subprocess.run([tmp_path / "two", "--help"], capture_output=True, text=True)
   assert linked.stdout == out.stdout
-  for tool in ("bash", "dirname", "python3"):
+  for tool in ("bash", "dirname", "python3", "readlink"):
     (tmp_path / tool).symlink_to(shutil.which(tool))
   env = {"PATH": str(tmp_path)}
   assert "gcloud is not installed" in script(*RUN, env=env).stderr

@@ -9,7 +9,6 @@ itself, the row says so. Leaves `audit.csv`.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import re
-from typing import Any
 
 from etils import epath
 from rich import console as rich_console, table as rich_table
@@ -90,10 +89,10 @@ def _parsed(printed: str) -> tuple[float, float, float]:
 
 def _shape(preset: str, mlp_dim: float | None = None, tied: bool = True) -> llama.LlamaConfig:
   """A preset with another MLP, of any real number of hidden units."""
-  sizes: dict[str, Any] = dict(models.PRESETS[preset])
+  shape = llama.LlamaConfig(**models.PRESETS[preset], tied=tied)
   if mlp_dim is not None:
-    sizes["mlp_dim"] = mlp_dim
-  return llama.LlamaConfig(**sizes, tied=tied)
+    object.__setattr__(shape, "mlp_dim", mlp_dim)  # as a key it would have to be a whole number
+  return shape
 
 
 def _parameters(preset: str, mlp_dim: float | None = None, tied: bool = True) -> float:
