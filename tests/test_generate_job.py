@@ -123,7 +123,7 @@ def test_the_same_from_python(made, done):
     (temporal.clips(1, 5), {}, "5 frames are given; .* has 4: give 1 to 4 of them, the last ones"),
     (clips, {"new_frames": 0}, "new_frames is 0; give a whole number"),
     (clips, {"samples": 0}, "samples is 0"),
-    (clips[0, 0], {}, "give videos"),
+    (clips[0, 0], {}, "give uint8 .clips, frames, height, width, 3."),
     (clips.astype(float), {}, "frames are float64"),
   ):
     with pytest.raises(ValueError, match=told):
