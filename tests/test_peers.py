@@ -13,7 +13,7 @@ import pytest
 from configs import smoke
 from totojax import checkpoint, failures, rundir
 from totojax.jobs import agreement
-from totojax.rundir import directory, peers
+from totojax.rundir import coordinators, directory, peers
 from totojax.storage import outages
 
 WHO = ("coordinator", "processes", "process")
@@ -71,7 +71,7 @@ def joins(monkeypatch):
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
   monkeypatch.setattr(peers, "_at_abort", lambda last, stderr: ends.append(last()))
-  monkeypatch.setattr(peers, "_look", lambda *args, **more: None)
+  monkeypatch.setattr(coordinators, "look", lambda *args, **more: None)
   monkeypatch.setattr(peers.faulthandler, "disable", lambda: None)
   return given, ends
 
@@ -131,17 +131,17 @@ def test_a_port_that_is_in_use_is_refused(capsys):
     other.listen()
     where = f"127.0.0.1:{other.getsockname()[1]}"
     with pytest.raises(ValueError, match="is in use on this machine"):
-      peers._look(where, first=True, patience_s=0)
-    peers._look(where, first=False, patience_s=0)  # the others do not need it
-  peers._look(where, first=True, patience_s=0)
+      coordinators.look(where, first=True, patience_s=0)
+    coordinators.look(where, first=False, patience_s=0)  # the others do not need it
+  coordinators.look(where, first=True, patience_s=0)
   assert capsys.readouterr().err == ""
 
 
 def test_a_name_that_leads_elsewhere_is_told(monkeypatch, capsys):
   there = [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 1))]  # of documentation alone
   monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: there)
-  monkeypatch.setattr(peers, "_check_free", lambda port: None)
-  peers._look("host:1", first=True, patience_s=0)
+  monkeypatch.setattr(coordinators, "_check_free", lambda port: None)
+  coordinators.look("host:1", first=True, patience_s=0)
   assert "host:1 is no address of this machine" in capsys.readouterr().err
 
 
@@ -157,18 +157,18 @@ def test_a_name_that_does_not_resolve_is_told_at_once_and_waited_for(monkeypatch
     return answer
 
   monkeypatch.setattr(socket, "getaddrinfo", ask)
-  monkeypatch.setattr(peers.time, "sleep", pauses.append)
-  peers._look("host:1", first=False, patience_s=60)
+  monkeypatch.setattr(coordinators.time, "sleep", pauses.append)
+  coordinators.look("host:1", first=False, patience_s=60)
   assert len(pauses) == 2
   assert capsys.readouterr().err.count("host:1 does not resolve here (Name or") == 1
   answers[:] = [socket.gaierror(-2, "Name or service not known")]
   with pytest.raises(rundir.PeerLost, match="does not resolve") as caught:
-    peers._look("host:1", first=False, patience_s=0)
+    coordinators.look("host:1", first=False, patience_s=0)
   assert failures.status(caught.value) == rundir.RESTART
 
 
 def test_slurms_coordinator_is_looked_for_as_a_flags_is(monkeypatch):
-  assert peers._of_slurm() == (None, None)  # control: this is no job
+  assert coordinators.of_slurm() == (None, None)  # control: this is no job
   given = {
     "JOB_ID": "1",
     "STEP_NODELIST": "gpu[07-09],x",
@@ -178,7 +178,7 @@ def test_slurms_coordinator_is_looked_for_as_a_flags_is(monkeypatch):
   }
   for name, value in given.items():
     monkeypatch.setenv(f"SLURM_{name}", value)
-  assert peers._of_slurm() == ("gpu07:61441", 3)
+  assert coordinators.of_slurm() == ("gpu07:61441", 3)
   none = socket.gaierror(-2, "Name or service not known")
   monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: (_ for _ in ()).throw(none))
   with pytest.raises(

@@ -140,8 +140,8 @@ def test_every_key_is_told_with_its_unit():
   toy = Toy(named={"x": More()})
   found = {key.path: key for key in schema.keys(toy)}
   assert list(found)[:3] == ["run", "steps", "on"]
-  assert found["steps"].unit == "updates" and found["run"].unit == ""
-  assert found["named.x.size_px"].unit == "pixels"
+  assert document.unit(found["steps"]) == "updates" and document.unit(found["run"]) == ""
+  assert document.unit(found["named.x.size_px"]) == "pixels"
   assert found["inner.rate"].meta.source == "Table 0"
   assert found["inner.rate"].meta.range.bounds == ["above 0", "at most 1"]
   assert document.describe(found["sizes"].kind) == "int, any number"

@@ -22,6 +22,20 @@ starts from these defaults and changes what it is about;
 the keys of one config with the values that they have. "[gap]" marks what the
 paper does not say; what follows is where our default is from.
 """
+_UNITS = {
+  **{word: word for word in "tokens bytes rows frames records epochs hours".split()},
+  **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
+  **dict(std="standard deviation", side="cells"),
+}
+
+
+def unit(key: schema.Key) -> str:
+  """Of a number, in words; "" where it has none."""
+  kind = schema.without_none(key.kind)
+  kinds = typing.get_args(kind) if typing.get_origin(kind) is tuple else (kind,)
+  if key.meta.unit or Ellipsis in kinds or kinds[0] not in (int, float):
+    return key.meta.unit
+  return _UNITS.get(key.path.rpartition(".")[2].rpartition("_")[2], "")
 
 
 def listing(config: Any) -> str:
@@ -36,7 +50,7 @@ def listing(config: Any) -> str:
 
 def _words(key: schema.Key) -> Iterator[str]:
   yield key.meta.doc
-  yield key.unit and f"in {key.unit}"
+  yield unit(key) and f"in {unit(key)}"
   yield str(key.meta.range)
   yield key.meta.source
 
@@ -111,8 +125,8 @@ def _table(cls: type) -> list[str]:
       kind = ("name -> " if many else "") + " or ".join(links)
     key = schema.Key(f.name, None, hints[f.name], meta)
     default = "" if sections else f"`{_default(f)!r}`"
-    unit = f" ({key.unit})" if key.unit else ""
-    cells = [f"`{path}{f.name}`", kind + unit, default, meta.doc]
+    named = f" ({unit(key)})" if unit(key) else ""
+    cells = [f"`{path}{f.name}`", kind + named, default, meta.doc]
     # In brackets it would be a link.
     source = meta.source.replace("[gap]", "\\[gap\\]")
     cells += [str(meta.range), source]

@@ -34,11 +34,6 @@ Choose = Callable[[Mapping[str, Any]], type]
 _PLAIN = (bool, int, float, str)
 # Of which in Python others serve: numpy's numbers.
 _SERVES = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str}
-_UNITS = {
-  **{word: word for word in "tokens bytes rows frames records epochs hours".split()},
-  **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
-  **dict(std="standard deviation", side="cells"),
-}
 SEEDS = 2**32  # jax's keys and torch's generators take 32 bits
 _BOUNDS = dict(at_least=operator.ge, above=operator.gt, at_most=operator.le, below=operator.lt)
 
@@ -370,15 +365,6 @@ class Key:
   value: Any  # its value, or its default
   kind: Any  # its type
   meta: Meta  # what is said of it
-
-  @property
-  def unit(self) -> str:
-    """Of a number, in words; "" where it has none."""
-    kind = without_none(self.kind)
-    kinds = typing.get_args(kind) if typing.get_origin(kind) is tuple else (kind,)
-    if self.meta.unit or Ellipsis in kinds or kinds[0] not in (int, float):
-      return self.meta.unit
-    return _UNITS.get(self.path.rpartition(".")[2].rpartition("_")[2], "")
 
 
 def keys(values: Any, path: str = "") -> Iterator[Key]:

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import hashlib
 import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -78,21 +76,9 @@ def check(multihost: bool, given: Mapping[str, Any]) -> None:
     raise ConfigError(
       f"--process is {process} of --processes {processes}; it is a number from 0 to {processes - 1}"
     )
-  _address(given["coordinator"])
+  from totojax.rundir import coordinators  # of several processes alone
 
-
-def _address(coordinator: str) -> tuple[str, int]:
-  """(host, port) of the flag; ConfigError if it is no address."""
-  host, _, port = coordinator.rpartition(":")
-  name = host.removeprefix("[").removesuffix("]")
-  bare = ":" in name and name == host  # an address of IPv6 needs its brackets
-  number = int(port) if port.isascii() and port.isdecimal() else 0
-  if not name or bare or set(name) & set("/ []@") or not 0 < number < 2**16:
-    raise ConfigError(
-      f"--coordinator is {coordinator!r}; it must be HOST:PORT of process 0, as 10.0.0.1:1234 or"
-      " [fd00::1]:1234, with a port from 1 to 65535"
-    )
-  return name, number
+  coordinators.host_and_port(given["coordinator"])
 
 
 @contextlib.contextmanager
@@ -138,11 +124,13 @@ def join(
   """
   import jax
 
+  from totojax.rundir import coordinators
+
   end = time.monotonic() + start_timeout_s
-  address, here = (coordinator, process) if coordinator else _of_slurm()
+  address, here = (coordinator, process) if coordinator else coordinators.of_slurm()
   if address is not None:
     of = "--coordinator" if coordinator else "Slurm's coordinator"
-    _look(address, of=of, first=process == 0, patience_s=start_timeout_s)
+    coordinators.look(address, of=of, first=process == 0, patience_s=start_timeout_s)
   where = address or "the cluster"
   left_s = max(round(end - time.monotonic()), 1)
   faulthandler.disable()  # absl's: stacks of a process that is not to blame
@@ -166,52 +154,6 @@ def join(
   _at_abort(lambda: (line, rundir.RESTART), 2)
 
 
-def _of_slurm() -> tuple[str | None, int | None]:
-  """(host:port of process 0, which process this is) where Slurm tells jax; else Nones.
-
-  Other clusters' coordinators are addresses, or are waited for by jax itself.
-  """
-  from jax._src import clusters
-
-  with contextlib.suppress(AttributeError, TypeError):  # of another jax: it looks by itself
-    for cluster in clusters.ClusterEnv._cluster_types:
-      if cluster.name == "slurm" and cluster.is_env_present():
-        port = os.environ.get("JAX_COORDINATOR_PORT")
-        address = cluster.get_coordinator_address(timeout_secs=None, override_coordinator_port=port)
-        return address, cluster.get_process_id()
-  return None, None
-
-
-def _look(coordinator: str, *, first: bool, patience_s: float, of: str = "--coordinator") -> None:
-  """Waits until the coordinator's name resolves; process 0 needs its port free."""
-  name, port = _address(coordinator)
-  if first:
-    _check_free(port)
-  end, told = time.monotonic() + patience_s, False
-  while True:
-    try:
-      found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-      break
-    except UnicodeError:
-      raise ConfigError(f"{of} is {coordinator!r}; its host is no name") from None
-    except OSError as error:
-      why = f"the host of {of} {coordinator} does not resolve here ({error.strerror})"
-    if time.monotonic() >= end:
-      raise rundir.PeerLost(
-        f"{why}, and was asked for {patience_s:g} s (--start_timeout_s); give the name or the"
-        " address of the machine of process 0"
-      )
-    if not told:
-      console.warn(f"{why}; asked again for {patience_s:g} s (--start_timeout_s)")
-    told = True
-    time.sleep(min(1.0, max(end - time.monotonic(), 0.01)))
-  if first and not any(_is_here(family, str(where[0])) for family, *_, where in found):
-    console.warn(
-      f"--coordinator {coordinator} is no address of this machine, where process 0 listens; the"
-      " others find it only if that leads here"
-    )
-
-
 def _while_signals_are_heard(
   address: str | None, call: Callable[..., None], *args: Any, **more: Any
 ) -> None:
@@ -219,13 +161,15 @@ def _while_signals_are_heard(
 
   Where it lasts, and nobody answers at the address, that is told.
   """
+  from totojax.rundir import coordinators
+
   pool = concurrent.futures.ThreadPoolExecutor(1)
   future = pool.submit(call, *args, **more)
   asked = time.monotonic() + _REACHED_S
   while not future.done():
     concurrent.futures.wait([future], timeout=0.2)
     if address is not None and time.monotonic() > asked and not future.done():
-      if why := _unreachable(address):
+      if why := coordinators.unreachable(address):
         console.warn(
           f"nobody answers at {address} ({why}): process 0 has not begun there, or has ended, or"
           " a firewall is between; it is waited for (--start_timeout_s)"
@@ -233,39 +177,6 @@ def _while_signals_are_heard(
       address = None
   pool.shutdown()
   future.result()
-
-
-def _unreachable(address: str) -> str:
-  """Why no connection can be made; "" where one can."""
-  try:
-    socket.create_connection(_address(address), timeout=3.0).close()
-  except OSError as error:
-    return error.strerror or str(error)
-  return ""
-
-
-def _check_free(port: int) -> None:
-  """Raises ConfigError where nobody can listen on the port."""
-  family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-  with socket.socket(family, socket.SOCK_STREAM) as one:
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was closed is free
-    try:
-      one.bind(("", port))
-    except OSError as error:
-      why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
-      raise ConfigError(
-        f"port {port} of --coordinator {why} on this machine; give every host another one, or end"
-        " what has it (a run of before?)"
-      ) from error
-
-
-def _is_here(family: int, address: str) -> bool:
-  with socket.socket(family, socket.SOCK_STREAM) as one:
-    try:
-      one.bind((address, 0))
-    except OSError as error:
-      return error.errno != errno.EADDRNOTAVAIL
-  return True
 
 
 def _not_started(error: Exception, where: str) -> str:
