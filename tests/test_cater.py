@@ -339,7 +339,7 @@ def test_places_are_learnt_and_shuffled_labels_are_not(shuffled):
     def total(params):
       rest = tasks.Variables(None, {}, stats)
       terms, stats_, _ = task.loss(params, rest, batch, step=count, key=jax.random.key(0))
-      return terms["ce"].total / len(batch["label"]), stats_
+      return terms["ce"].sum / len(batch["label"]), stats_
 
     grads, stats = jax.grad(total, has_aux=True)(params)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
