@@ -40,7 +40,7 @@ def get_config():
     name="clips",
     grid=8,  # 64 pixels, factor 8
     batch=4,
-    steps=300,
+    steps=800,
   )
   rendered = pixel_recipes.render(train=400, val=16)
   rendered.scene.size_px = SIZE_PX
@@ -55,7 +55,7 @@ def get_config():
   pretrain.data.train.clips.weight = 0.4
   pretrain.data.train.rendered = recipes.source("{workdir}/rendered_shards/train", 0.6)
   pretrain.optim.lr = 4e-3
-  pretrain.every = recipes.every(log=10, evaluate=50, checkpoint=50)
+  pretrain.every = recipes.every(log=10, evaluate=100, checkpoint=100)
   pretrain.checkpoint.best = "clips/loss"
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
