@@ -9,8 +9,8 @@ DAVIS lies on disk, with exact masks, and follows the masks of their first frame
 the features of every layer, beside the same models untrained, patches of pixels and
 copies of the first mask. The first sequences choose layers, and the others are
 scored: runs/track_learns/tracking/metrics.json (`seeds` has means over seeds, and
-how far they are above others, with intervals) and report.html. It has not
-been run to its end yet; docs/results.md has pixels and copies on such sequences.
+how far they are above others, with intervals) and report.html. What
+came out is in docs/results.md: more than untrained, and less than pixels.
 """
 
 from totojax.config import pixel_recipes, recipes, track, world

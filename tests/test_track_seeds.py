@@ -11,7 +11,7 @@ import tracked
 
 from totojax.config import roots
 from totojax.evals import resampled
-from totojax.jobs.track import kinds, seeded
+from totojax.jobs.track import job, kinds, seeded
 
 NAMES = ("one", "two", "three", "four")
 GRID = (12, 16)
@@ -102,6 +102,14 @@ def test_intervals_are_of_pairs():
   ):
     with pytest.raises(ValueError, match=told):
       roots.read(c | {"seeds": changes})
+
+
+def test_untrained_models_differ_from_seed_to_seed():
+  c = test_configs.load("configs/davis.py:dino,a=RUN0,b=RUN1,c=RUN2").to_dict()
+  c |= {"seed": 5, "baselines": ("untrained",), "seeds": {"m": ("a", "c")}}
+  of = {row.name: row.load.keywords["seed"] for row in job.rows_of(roots.read(c))}
+  untrained = {name: seed for name, seed in of.items() if name.endswith("-untrained")}
+  assert untrained == {"a-untrained": 5, "b-untrained": 5, "c-untrained": 6}
 
 
 def test_some_sequence_is_left_to_be_scored(run, tmp_path):

@@ -116,7 +116,7 @@ class Paper(Section):
 class Track(Job):
   """`run = "track"`: labels of a first frame go on by the likeness of features."""
 
-  seed: int = field(0, "of intervals and of untrained models", at_least=0, below=SEEDS)
+  seed: int = field(0, "of intervals, and the first of untrained models", at_least=0, below=SEEDS)
   data: Tracks = field(Tracks(), "which videos")
   encoders: Mapping[str, Tracker] = field({}, "name -> whose features")
   baselines: tuple[str, ...] = field(

@@ -54,7 +54,7 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
   state, facts = _digested(kind, found), {"set": config.data.set, "year": config.data.year}
   directory.begin(workdir, config, data={"data": state}, **facts)
   backbone.check_same({**facts, "sequences": [one.name for one in found]}, workdir)
-  for number, row in enumerate(rows := _rows(config), 1):
+  for number, row in enumerate(rows := rows_of(config), 1):
     console.say(f"[{number}/{len(rows)}] {row.name}")
     if not _tracked(row, found, kind, config, workdir, interrupted):
       return False
@@ -110,17 +110,20 @@ def _digested(kind: kinds.Kind, found: list[tracks.Track]) -> dict[str, Any]:
   return {"digest": digest, "records": frames, "tokenizer": ""}
 
 
-def _rows(config: track.Track) -> list[Row]:
+def rows_of(config: track.Track) -> list[Row]:
+  """Encoders, each beside itself before training where it is asked for, and baselines."""
   rules, rows = tuple(config.propagation), []
+  # Seeds of one name have untrained models of their own too.
+  places = {name: i for members in config.seeds.values() for i, name in enumerate(members)}
 
-  def opened(one: track.Tracker) -> Any:
-    return functools.partial(grids.of_tracker, one, config.frames, seed=config.seed)
+  def opened(one: track.Tracker, later: int = 0) -> Any:
+    return functools.partial(grids.of_tracker, one, config.frames, seed=config.seed + later)
 
   for name, one in config.encoders.items():
     rows.append(Row(name, rules, opened(one)))
     if "untrained" in config.baselines and one.model_run and not one.untrained:
       before = dataclasses.replace(one, untrained=True)
-      rows.append(Row(f"{name}-untrained", rules, opened(before)))
+      rows.append(Row(f"{name}-untrained", rules, opened(before, places.get(name, 0))))
   if PIXELS in config.baselines:
     size_px = config.frames.size(_PLACES * grids.PATCH_PX)
     rows.append(Row(PIXELS, rules, lambda: grids.pixels(size_px)))
