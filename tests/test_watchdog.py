@@ -165,5 +165,8 @@ def test_a_host_that_stops_ends_the_other_which_says_where_it_waits(tmp_path):
   assert "in fit" in output  # of the stacks
   assert os.waitpid(processes[1].pid, os.WNOHANG) == (0, 0)  # it stands still
   processes[1].send_signal(signal.SIGCONT)
-  output = runs.finish(processes[1], code=rundir.RESTART)
-  assert "lost another one" in output.splitlines()[-1]
+  # Which it notices first is chance: that the first is gone, or its own watchdog,
+  # whose time was up but for a moment when it was stopped.
+  last = runs.finish(processes[1], code=rundir.RESTART).splitlines()[-1]
+  assert "lost another one" in last or last.startswith("totojax: nothing was done for 3.0 s (")
+  assert runs.metrics(tmp_path / "run")[-1]["step"] <= 7  # neither went on
