@@ -77,6 +77,19 @@ def start(words: list[str], devices: int = 1, **variables: str) -> subprocess.Po
   )
 
 
+def stopped(process: subprocess.Popen) -> subprocess.Popen:
+  """Returns once a process has suspended itself; SIGCONT lets it go on."""
+  _, status = os.waitpid(process.pid, os.WUNTRACED)
+  assert os.WIFSTOPPED(status), process.stdout and process.stdout.read()
+  return process
+
+
+def start_and_stop(words: list[str], at: int, devices: int = 1) -> subprocess.Popen:
+  """A run of pre-training that stands still at a step (`ailing`), however fast it is."""
+  ailing = [words[0], "tests/ailing.py", *words[3:]]
+  return stopped(start(ailing, devices, AILS="stop", AT=str(at)))
+
+
 def finish(process: subprocess.Popen, *, code: int | None = 0) -> str:
   """Waits for the end, and returns what the process printed."""
   output, _ = process.communicate(timeout=240)
