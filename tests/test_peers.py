@@ -3,7 +3,6 @@
 import io
 import socket
 import threading
-import time
 import types
 
 import jax
