@@ -575,9 +575,7 @@ def llama(**plan):
   config["model"] |= dict(heads=2, mlp_dim=256)
   return config
 
-if sys.argv[2] == "small":
-  run(llama(price_per_chip_hour=1.0), "small")
-  sys.exit()
+run(llama(price_per_chip_hour=1.0), "small")
 
 run(llama(search=True, remats=("full",), microbatches=(1,),
           meshes=((4, 1, 1), (3, 1, 1), (1, 4, 1))), "search")
@@ -600,19 +598,11 @@ for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
 """
 
 
-@pytest.fixture(name="plan_of_a_step", scope="module")
-def _plan_of_a_step(tmp_path_factory):
-  """Folder of the plan that is made in each test run."""
-  folder = tmp_path_factory.mktemp("plan")
-  apart("-c", PLANS, str(folder), "small")
-  return folder
-
-
 @pytest.fixture(name="plans", scope="module")
 def _plans(tmp_path_factory):
-  """(folder of all other plans below, what was printed): compiled by one process."""
+  """(folder of all plans below, what was printed): compiled by one process."""
   folder = tmp_path_factory.mktemp("plans")
-  return folder, apart("-c", PLANS, str(folder), "rest")
+  return folder, apart("-c", PLANS, str(folder))
 
 
 def read(folder, name):
@@ -620,8 +610,9 @@ def read(folder, name):
 
 
 @needs_compiler
-def test_a_small_model_is_compiled_for_tpus(plan_of_a_step):
-  folder = plan_of_a_step
+@pytest.mark.slow
+def test_a_small_model_is_compiled_for_tpus(plans):
+  folder, _ = plans
   found = read(folder, "small")
   assert found["fits"] and found["chips"] == 4
   assert found["attention"] == "splash"
