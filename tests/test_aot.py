@@ -706,6 +706,7 @@ from totojax.jobs.plan import compile
 
 config = runpy.run_path("configs/1b.py")["get_config"]()
 config.plan.update(what="decode", topology="v5e:2x2")
+config.model.depth = 4  # of 22, which take four times as long to compile
 found = compile.plan(roots.read(config.to_dict()))
 json.dump(found, open(sys.argv[1], "w"))
 """
@@ -717,7 +718,7 @@ def test_a_token_of_1b_is_near_what_reading_takes(tmp_path):
   apart("-c", STEP_OF_1B, str(tmp_path / "plan.json"))
   found = json.loads((tmp_path / "plan.json").read_text())
   assert found["step_s"] <= 1.35 * found["floor_s"]
-  # With nothing hidden of what is copied ahead. (Without layers apart: 1.86.)
+  # With nothing hidden of what is copied ahead. (Without layers apart: 1.86, of 22 layers.)
   assert found["step_s"] + found["copies_alone_s"] <= 1.5 * found["floor_s"]
   assert "taking layers out of stacks" not in found["cycles"]
   # The cache is written in place.
