@@ -220,7 +220,7 @@ class Store:
     return self._values[key]
 
   def wait_at_barrier(self, key, timeout):
-    self._barrier.wait(10)
+    self._barrier.wait(60)
 
 
 def together(monkeypatch, call, tables):
