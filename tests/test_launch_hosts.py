@@ -399,7 +399,7 @@ def test_what_is_stopped_or_cancelled_stays_so(cluster, tmp_path):
     else:  # what --signal sends before the time limit: to the batch shell alone
       cluster("scancel", "--batch", "--signal=TERM", "-n", how)
       cluster.until(lambda: ", start 2" in log.read_text() and trapped(2), 60)
-      assert "as asked; 0 of 5 failures" in log.read_text()
+      cluster.until(lambda: "as asked; 0 of 5 failures" in log.read_text(), 60)
       door("slurm", "stop", *base, env=cluster.env)
     cluster.until(lambda: not cluster("squeue", "-h"), 90)
     assert len(re.findall(r", start \d", log.read_text())) == (2 if how == "limit" else 1)
