@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import traceback
 
 from absl import flags
@@ -79,7 +80,11 @@ def start(words: list[str], devices: int = 1, **variables: str) -> subprocess.Po
 
 def stopped(process: subprocess.Popen) -> subprocess.Popen:
   """Returns once a process has suspended itself; SIGCONT lets it go on."""
-  _, status = os.waitpid(process.pid, os.WUNTRACED)
+  end, number = time.monotonic() + 240, 0
+  while not number:
+    assert time.monotonic() < end, "it neither stands still nor has it ended"
+    time.sleep(0.01)
+    number, status = os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)
   assert os.WIFSTOPPED(status), process.stdout and process.stdout.read()
   return process
 
