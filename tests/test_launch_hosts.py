@@ -384,12 +384,11 @@ def test_what_is_stopped_or_cancelled_stays_so(cluster, tmp_path):
   play.chmod(0o755)
   for how in ("stop", "cancel", "limit"):
     workdir = tmp_path / how
-    base = ["--workdir", str(workdir)]
+    base, set_before = ["--workdir", str(workdir)], traps.read_text().count("set")
     words = ["run", "--gpus", "0", "--no-plan", *CONFIG, "--python", str(play), *base]
     assert door("slurm", *words, env=cluster.env).returncode == 0
     log = workdir / "launch" / f"{how}.log"
     running = lambda: log.exists() and ", start " in log.read_text()
-    set_before = traps.read_text().count("set")
     trapped = lambda starts: traps.read_text().count("set") == set_before + starts
     cluster.until(lambda: running() and trapped(1), 60)
     if how == "stop":
