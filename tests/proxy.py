@@ -43,7 +43,9 @@ class Rule:
       so many bytes of its answer's body; 0: before any answer.
     hold: the request waits (`Hold`).
     skip, times: matches let through at first, then hit (None: all).
-    after_s, for_s: from when on, and for how long, counted from the rule's start.
+    after_s: from when on, counted from the rule's start.
+    for_s: for how long, counted from the first request that it hits: it hits one,
+      however late that comes.
     matches, hits: how many there were.
   """
 
@@ -60,18 +62,21 @@ class Rule:
   for_s: float = float("inf")
   matches: int = 0
   hits: int = 0
-  begun: float = dataclasses.field(default_factory=time.monotonic)
+  begun: float = dataclasses.field(default_factory=lambda: time.monotonic())
+  first: float | None = None
 
   def strikes(self, line: str) -> bool:
     """Whether the rule is to be applied to this request; counts it."""
     if not re.search(self.pattern, line):
       return False
-    if not 0 <= time.monotonic() - self.begun - self.after_s < self.for_s:
+    now = time.monotonic()
+    if now < self.begun + self.after_s or (self.first and now >= self.first + self.for_s):
       return False
     self.matches += 1
     if self.matches <= self.skip or (self.times is not None and self.hits >= self.times):
       return False
     self.hits += 1
+    self.first = self.first or now
     return True
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import traceback
 
 from absl import flags
@@ -75,6 +76,23 @@ def start(words: list[str], devices: int = 1, **variables: str) -> subprocess.Po
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
   )
+
+
+def stopped(process: subprocess.Popen) -> subprocess.Popen:
+  """Returns once a process has suspended itself; SIGCONT lets it go on."""
+  end, number = time.monotonic() + 240, 0
+  while not number:
+    assert time.monotonic() < end, "it neither stands still nor has it ended"
+    time.sleep(0.01)
+    number, status = os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)
+  assert os.WIFSTOPPED(status), process.stdout and process.stdout.read()
+  return process
+
+
+def start_and_stop(words: list[str], at: int, devices: int = 1) -> subprocess.Popen:
+  """A run of pre-training that stands still at a step (`ailing`), however fast it is."""
+  ailing = [words[0], "tests/ailing.py", *words[3:]]
+  return stopped(start(ailing, devices, AILS="stop", AT=str(at)))
 
 
 def finish(process: subprocess.Popen, *, code: int | None = 0) -> str:

@@ -335,6 +335,7 @@ def test_both_sides_make_the_same_products(monkeypatch):
         np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_decode_tokens(tmp_path):
   pytest.importorskip("transformers")
   (row,) = measured(tmp_path, "decode_tokens")
@@ -343,6 +344,7 @@ def test_decode_tokens(tmp_path):
   assert row["facts"]["tokens_equal_frac"] == 1.0  # the same work is done
 
 
+@pytest.mark.slow
 def test_serving(tmp_path, capsys):
   pytest.importorskip("transformers")
   rows = measured(tmp_path, "serving")

@@ -4,6 +4,7 @@ import http.client
 import sys
 import threading
 import time
+import types
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,6 +12,7 @@ import urllib.request
 import buckets
 from etils import epath
 import numpy as np
+import proxy as proxies
 import pytest
 import tensorstore as ts
 import token_sets
@@ -49,7 +51,7 @@ def _get(bucket, name):
   """(status, body) of a GET that is tried once."""
   name = urllib.parse.quote((bucket / name).removeprefix("gs://bucket/"), safe="")
   path = f"/storage/v1/b/bucket/o/{name}"
-  connection = http.client.HTTPConnection("127.0.0.1", bucket.proxy.port, timeout=5)
+  connection = http.client.HTTPConnection("127.0.0.1", bucket.proxy.port, timeout=60)
   connection.request("GET", path + "?alt=media")
   answer = connection.getresponse()
   return answer.status, answer.read()
@@ -79,22 +81,23 @@ def test_faults_are_seen_by_the_client_and_end(bucket):
   with proxy.rule("GET", delay_s=0.2), proxy.rule("GET", delay_s=0.1):
     begun = time.monotonic()
     assert get() == whole
-    assert 0.3 <= time.monotonic() - begun < 2
+    assert time.monotonic() - begun >= 0.3
   with proxy.away(), pytest.raises(ConnectionRefusedError):
     get()
   assert get() == whole
 
 
-def test_rules_count_and_end_by_the_clock(bucket):
+def test_rules_count_and_end_by_the_clock(bucket, monkeypatch):
   objects.write(bucket / "a", b"1")
   with bucket.proxy.rule("GET", status=429, skip=1, times=2):
     assert [_get(bucket, "a")[0] for _ in range(5)] == [200, 429, 429, 200, 200]
-  with bucket.proxy.rule("GET", status=500, after_s=0.2, for_s=0.3):
-    assert _get(bucket, "a")[0] == 200
-    time.sleep(0.25)
-    assert _get(bucket, "a")[0] == 500
-    time.sleep(0.3)
-    assert _get(bucket, "a")[0] == 200
+  now = [100.0]
+  clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep)
+  monkeypatch.setattr(proxies, "time", clock)
+  with bucket.proxy.rule("GET", status=500, after_s=20, for_s=30):
+    for seconds, status in ((100, 200), (119, 200), (125, 500), (154, 500), (156, 200)):
+      now[0] = seconds
+      assert _get(bucket, "a")[0] == status
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -108,14 +111,14 @@ def test_a_request_is_held(bucket, passes):
       b"1",
     )
     try:
-      statuses.append(urllib.request.urlopen(request, timeout=10).status)
+      statuses.append(urllib.request.urlopen(request, timeout=60).status)
     except OSError:
       statuses.append(None)
 
   with bucket.proxy.holding("POST .*name=.*/a") as hold:
     thread = threading.Thread(target=put)
     thread.start()
-    assert hold.arrived.wait(5)
+    assert hold.arrived.wait(60)
     time.sleep(0.1)
     assert bucket.objects() == {} and not statuses
     if passes:

@@ -45,7 +45,7 @@ def test_a_work_directory_that_no_client_reaches(workdir):
   said, seconds = child(runs.command("configs/smoke.py", workdir), code=2)
   assert len(said.splitlines()) == 1
   assert said.startswith(f"totojax: {workdir} can be no run directory")
-  assert "s3:// is for data alone" in said and seconds < 10
+  assert "s3:// is for data alone" in said and seconds < 100  # of 120: it is not waited for
   with pytest.raises(ValueError, match=f"^{workdir} can be no run directory"):
     totojax.load(workdir)  # nor could a run be read there
 

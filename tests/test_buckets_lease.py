@@ -84,9 +84,11 @@ def test_a_silent_holder_is_waited_for_until_it_is_stale(bucket, leases, clock, 
     monkeypatch.setattr(lease, "_server_time", lambda version: 7.0)
   second, said = leases(C, renew_s=0.05)
   seconds = taken(second)
-  low, high = (0.05, 0.4) if clock == "server" else (0.6, 1.2)
-  assert low <= seconds <= high
-  assert len(said) == 1 and stored(bucket)["token"] == "c"
+  (told_s,) = map(float, re.findall(r"at most (.*) s$", *said))
+  # Of 0.6 s some are over, or none that are known of; what is waited is what was told.
+  low, high = (0.05, 0.3) if clock == "server" else (0.6, 0.6)
+  assert low <= told_s <= high and seconds >= told_s - 0.1
+  assert stored(bucket)["token"] == "c"
 
 
 def test_a_stale_lease_is_watched_for_a_renewal_all_the_same(bucket, leases):
@@ -95,11 +97,10 @@ def test_a_stale_lease_is_watched_for_a_renewal_all_the_same(bucket, leases):
   first.take()
   time.sleep(0.3)
   second, said = leases(C, renew_s=0.5, stale_s=0.1)
-  soon = threading.Timer(0.2, first.renew)
-  soon.start()
+  say = second._say
+  second._say = lambda line: (say(line), first.renew())  # it has begun to wait
   with pytest.raises(rundir.InUse, match="host-b"):
     second.take()
-  soon.join()
   assert stored(bucket)["token"] == "b" and "at most 0.6 s" in said[0]
   assert taken(leases(C, renew_s=0.1, stale_s=0.1)[0]) >= 0.1
 
@@ -107,7 +108,7 @@ def test_a_stale_lease_is_watched_for_a_renewal_all_the_same(bucket, leases):
 def test_what_is_no_lease_becomes_stale_as_well(bucket, leases):
   objects.write(f"{bucket.url}/{lease.FILE}", b"{")
   one, said = leases(B, renew_s=0.05)
-  assert 0.5 < taken(one) < 1.2
+  assert taken(one) > 0.5
   assert "another process" in said[0]
   for garbage in (b"", b"[]", b"null", b"\xff\xfe", b'{"renewed": "now"}', b'{"renewed": 1}'):
     objects.write(f"{bucket.url}/{lease.FILE}", garbage)
@@ -125,7 +126,7 @@ def test_the_dead_on_this_host_are_known_at_once(bucket, leases):
     first, _ = leases(holder, stale_s=300.0)
     first.take()
     second, said = leases(HERE, stale_s=300.0)
-    assert taken(second) < 2 and not said
+    assert taken(second) < 200 and not said
     second.release()
   alive, _ = leases(HERE, stale_s=300.0)
   alive.take()
@@ -135,7 +136,8 @@ def test_the_dead_on_this_host_are_known_at_once(bucket, leases):
 
 def test_a_zombie_is_dead():
   with subprocess.Popen(["true"]) as child:
-    time.sleep(0.2)  # it has ended, and nobody has asked how
+    # It has ended, and nobody has asked how.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert lease._born(child.pid) is None
   assert lease._born(os.getpid()) == HERE.born
 
@@ -182,7 +184,7 @@ def test_outages_do_not_end_renewals(bucket, leases):
     while rule.hits < 3:
       time.sleep(0.02)
     one.check()
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 60
   while stored(bucket)["renewed"] == before and time.monotonic() < deadline:
     time.sleep(0.02)
   assert stored(bucket)["renewed"] > before
@@ -239,10 +241,13 @@ def test_one_of_many_wins(bucket, leases, before):
 def test_many_win_without_conditions(bucket, leases, monkeypatch):
   """Negative control: it is the condition of the write that decides."""
   plain = objects.write_version
+  looked, all_have = threading.Barrier(8), threading.Event()
 
   def ignored(path, value, version, **more):
+    if not all_have.is_set():
+      looked.wait(60)
+      all_have.set()
     found, now = objects.read_version(path)
-    time.sleep(0.05)
     return plain(path, value, now, **more) or plain(path, value, version, **more) or b"?"
 
   monkeypatch.setattr(objects, "write_version", ignored)

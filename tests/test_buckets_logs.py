@@ -254,7 +254,7 @@ def test_a_server_that_is_dead_at_the_end_is_not_waited_for(bucket, how, monkeyp
   with bucket.proxy.holding("POST") if how == "hangs" else bucket.proxy.away():
     begin = time.monotonic()
     log.close()
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 60  # of 120 s of patience
   assert capfd.readouterr().err.count("no more events for TensorBoard (storage is away)") == 1
   assert lines(bucket)[:12] == wanted(10)
 

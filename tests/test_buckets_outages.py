@@ -4,7 +4,7 @@ import concurrent.futures
 import itertools
 import os
 import re
-import threading
+import signal
 import time
 import urllib.request
 
@@ -119,16 +119,22 @@ def test_a_line_says_what_is_waited_for(bucket, monkeypatch, capfd):
       assert list(pool.map(objects.read, [bucket / f"a{i}" for i in range(4)])) == [None] * 4
   first, last = [line for line in capfd.readouterr().err.splitlines() if "totojax:" in line]
   why = "(injected 503|no answer yet)"  # it depends on who is faster
-  assert re.fullmatch(rf"totojax: waiting for {bucket.url}/a\d: {why} \(\d s\)", first)
-  assert re.fullmatch(r"totojax: gs://bucket answers again, after [123] s", last)
+  assert re.fullmatch(rf"totojax: waiting for {bucket.url}/a\d: {why} \(\d+ s\)", first)
+  assert re.fullmatch(r"totojax: gs://bucket answers again, after [1-9]\d* s", last)
 
 
 def test_a_silent_server_is_waited_for_aloud(bucket, monkeypatch, capfd):
   monkeypatch.setattr(outages, "LINE_AFTER_S", 0.3)
   with bucket.proxy.holding("GET .*/a") as hold:
-    threading.Timer(0.8, hold.release).start()
-    assert objects.read(bucket / "a") is None
-  assert f"waiting for {bucket / 'a'}: no answer yet (0 s)" in capfd.readouterr().err
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      found, told, end = pool.submit(objects.read, bucket / "a"), "", time.monotonic() + 60
+      while "s)" not in told and time.monotonic() < end:
+        told += capfd.readouterr().err
+        time.sleep(0.01)
+      assert not found.done()
+      hold.release()
+      assert found.result() is None
+  assert re.search(rf"waiting for {bucket / 'a'}: no answer yet \(\d+ s\)", told)
 
 
 @pytest.mark.parametrize("limit_s", [0.0, pytest.param(1.5, marks=pytest.mark.slow)])
@@ -140,7 +146,7 @@ def test_patience_ends(bucket, limit_s):
       outages.StorageAway, match=rf"^{bucket / 'a'} did not answer for . s \(Could not connect"
     ):
       objects.write(bucket / "a", b"")
-  assert limit_s <= time.monotonic() - begin < limit_s + 5
+  assert limit_s <= time.monotonic() - begin < limit_s + 60  # of 900
   del os.environ[outages._VARIABLE]
 
 
@@ -215,11 +221,11 @@ def test_a_run_whose_storage_stays_away_is_started_again(bucket, tmp_path):
   ]
   runs.finish(runs.start(runs.smoke(data, tmp_path / "whole")))
   words = runs.smoke(data, bucket / "run", "--storage_timeout_s=2")
-  process = runs.start(words)
-  while not bucket.proxy.lines("POST .*/4/commit_success"):
-    assert process.poll() is None, runs.finish(process)
-    time.sleep(0.01)
+  # The save of step 8 was begun, once that of step 4 was done.
+  process = runs.start_and_stop(words, 9)
+  assert bucket.proxy.lines("POST .*/4/commit_success")
   with bucket.proxy.away():
+    process.send_signal(signal.SIGCONT)
     output = runs.finish(process, code=rundir.RESTART)
   assert "Traceback" not in output
   assert len(re.findall("^totojax: .* did not answer", output, re.MULTILINE)) == 1

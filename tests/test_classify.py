@@ -62,7 +62,13 @@ def total(task, params, found, rows):
   return terms["ce"].sum / weight, (stats, metrics)
 
 
-@pytest.mark.parametrize("pool", heads.POOLS)
+# Four blocks take long to compile.
+POOLS = [
+  pytest.param(pool, marks=[pytest.mark.slow] if pool == "blocks" else []) for pool in heads.POOLS
+]
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_every_head_has_the_gradient_that_it_has_alone(pool):
   """Against autodiff of one layer's head on features taken out beforehand."""
   task, rows = make(pool), batch()

@@ -1,6 +1,8 @@
 """Every file in configs/: it loads, it is whole, and, shrunk, it trains."""
 
 import collections
+import copy
+import functools
 import json
 import math
 
@@ -38,13 +40,19 @@ def of_job(job):
   return [
     pytest.param(path, name, id=f"{path.stem}-{name}".strip("-"))
     for path in CONFIGS
-    for name, part in parts_of(load(path))
+    for name, part in parts_of(loaded(path))
     if part["run"] == job
   ]
 
 
+@functools.cache
+def loaded(path):
+  """A config as a dict, which nobody may change."""
+  return load(path).to_dict()
+
+
 def part(path, name):
-  return dict(parts_of(load(path).to_dict()))[name]
+  return copy.deepcopy(dict(parts_of(loaded(path)))[name])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)

@@ -25,7 +25,7 @@ from totojax.config.training import CheckpointConfig
 from totojax.rundir import directory
 from totojax.tokenizers import weights
 
-FLIPS = 8  # of each file
+FLIPS = 8 if runs.EXHAUSTIVE else 4  # of each file
 
 
 def state(seed: int) -> step_lib.TrainState:

@@ -145,6 +145,7 @@ _BUSY = """
 import hashlib
 from totojax import main
 from totojax.rundir import console
+main._TWICE_S = 3.0
 main.Interrupt()
 with console.doing("compiling the update"):
   print("ready", flush=True)
@@ -160,14 +161,15 @@ def test_a_signal_is_answered_at_once_and_a_second_one_ends_the_process(number, 
   assert process.stdout.readline() == "ready\n"
   begun = time.monotonic()
   process.send_signal(number)
-  line = process.stdout.readline()
+  line, heard = process.stdout.readline(), time.monotonic()
   assert line.startswith(f"totojax: {number.name}: leaves when it can, after compiling the update")
   process.send_signal(number)  # as to a process and to its group: one and the same
   with pytest.raises(subprocess.TimeoutExpired):
     process.wait(1.0)
+  time.sleep(max(heard + 3.1 - time.monotonic(), 0.0))
   process.send_signal(number)
   assert runs.finish(process, code=status) == "totojax: ended; the last whole checkpoint stays\n"
-  assert time.monotonic() - begun < 60
+  assert time.monotonic() - begun < 200  # what it is at takes far longer
 
 
 def test_a_bug_says_where_to_report_it():

@@ -1008,11 +1008,11 @@ def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
   quick = cloud.Gcloud(False, 1.0)
   begun = time.monotonic()
   answers = cloud.Tpu(quick, "toto", "z").tell("look", (2,), "0")
-  assert time.monotonic() - begun < 30
+  assert time.monotonic() - begun < 55
   assert answers == Answers({"a": "0"}, 1, "no answer in 1 s")
   with pytest.raises(Failure, match="no answer in 1 s"):
     quick.call("describe", supposed="")
-  for _ in range(100):
+  for _ in range(400):
     with contextlib.suppress(ProcessLookupError):
       os.kill(int((no_gcloud / "gcloud.pid").read_text()), 0)
       time.sleep(0.05)
@@ -1462,7 +1462,7 @@ def test_numbers_of_before_a_reboot_are_nobodys(machine):
     (worker.home / "totojax.session").write_text(f"{other.pid} {boot}")
     threading.Thread(target=other.wait).start()  # or it would stay, a zombie
     assert worker("end") == "ended"
-    assert other.wait(5) == -9
+    assert other.wait(30) == -9
 
 
 def test_an_installation_that_fails_says_why(machine):

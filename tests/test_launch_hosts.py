@@ -378,26 +378,27 @@ def test_a_job_that_fails_by_itself_is_not_requeued_and_75_is(cluster, tmp_path)
 def test_what_is_stopped_or_cancelled_stays_so(cluster, tmp_path):
   """A run that leaves at SIGTERM with 0 is not requeued then, and else is."""
   play = tmp_path / "python"
-  play.write_text("#!/bin/sh\ntrap 'exit 0' TERM\nsleep 60 & wait\n")
+  traps = tmp_path / "traps"
+  traps.touch()
+  play.write_text(f"#!/bin/sh\ntrap 'exit 0' TERM\necho set >> {traps}\nsleep 60 & wait\n")
   play.chmod(0o755)
   for how in ("stop", "cancel", "limit"):
     workdir = tmp_path / how
-    base = ["--workdir", str(workdir)]
+    base, set_before = ["--workdir", str(workdir)], traps.read_text().count("set")
     words = ["run", "--gpus", "0", "--no-plan", *CONFIG, "--python", str(play), *base]
     assert door("slurm", *words, env=cluster.env).returncode == 0
     log = workdir / "launch" / f"{how}.log"
     running = lambda: log.exists() and ", start " in log.read_text()
-    cluster.until(running, 60)
-    time.sleep(1.5)  # until the step's trap is set
+    trapped = lambda starts: traps.read_text().count("set") == set_before + starts
+    cluster.until(lambda: running() and trapped(1), 60)
     if how == "stop":
       assert "asked to save" in door("slurm", "stop", *base, env=cluster.env).stderr
     elif how == "cancel":
       cluster("scancel", "-n", how)
     else:  # what --signal sends before the time limit: to the batch shell alone
       cluster("scancel", "--batch", "--signal=TERM", "-n", how)
-      cluster.until(lambda: ", start 2" in log.read_text(), 60)
-      time.sleep(1.5)
-      assert "as asked; 0 of 5 failures" in log.read_text()
+      cluster.until(lambda: ", start 2" in log.read_text() and trapped(2), 60)
+      cluster.until(lambda: "as asked; 0 of 5 failures" in log.read_text(), 60)
       door("slurm", "stop", *base, env=cluster.env)
     cluster.until(lambda: not cluster("squeue", "-h"), 90)
     assert len(re.findall(r", start \d", log.read_text())) == (2 if how == "limit" else 1)

@@ -193,7 +193,7 @@ def test_a_vqgan_checkpoint_becomes_a_tokenizer(tmp_path):
   assert_vqgan_parity(out, module, frames(2, 32))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive("test_dvae.py::test_encoder_and_decoder_equal_the_released_modules")
 def test_the_official_dvae_size(tmp_path):
   modules = dall_e_modules(DVAE.config)
   files = dvae_files(tmp_path, modules)
@@ -202,7 +202,7 @@ def test_the_official_dvae_size(tmp_path):
   assert_dvae_parity(out, modules, frames(1, 64))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive("test_vqgan.py::test_latents_codes_and_images_equal_the_released_modules")
 def test_the_official_vqgan_size(tmp_path):
   module = taming_module(VQGAN.config)
   file = vqgan_file(tmp_path, checkpoint(module))

@@ -3,7 +3,6 @@
 import io
 import socket
 import threading
-import time
 import types
 
 import jax
@@ -197,7 +196,10 @@ def test_a_coordinator_that_nobody_answers_at_is_told_with_its_name(monkeypatch,
     if listens:
       other.listen()
     where = f"127.0.0.1:{other.getsockname()[1]}"
-    peers._while_signals_are_heard(where, time.sleep, 0.5)
+    asked, unreachable = threading.Event(), coordinators.unreachable
+    look = lambda address: (unreachable(address), asked.set())[0]
+    monkeypatch.setattr(coordinators, "unreachable", look)
+    peers._while_signals_are_heard(where, asked.wait, 60)
   told = f"nobody answers at {where} (Connection refused)"
   assert capsys.readouterr().err.count(told) == (0 if listens else 1)
 
@@ -218,7 +220,7 @@ class Store:
     return self._values[key]
 
   def wait_at_barrier(self, key, timeout):
-    self._barrier.wait(10)
+    self._barrier.wait(60)
 
 
 def together(monkeypatch, call, tables):

@@ -90,11 +90,16 @@ def test_setup_reads_its_files_in_any_locale(tmp_path):
 @pytest.mark.slow
 def test_a_copy_of_a_run_at_work_goes_on_and_a_moved_one_says_so(data, whole, tmp_path):
   words = runs.smoke(data, tmp_path / "run", *LONG)
-  process = runs.start(words)
+  # It is not done before its folder is away: at step 60 it waits.
+  ailing = [words[0], "tests/ailing.py", *words[3:]]
+  process = runs.start(ailing, AILS="stop", AT="60")
   wait_for_checkpoint(tmp_path / "run", process)
   # As `cp -r` does: file by file, while they change and go.
   subprocess.run(["cp", "-r", str(tmp_path / "run"), str(tmp_path / "copy")], capture_output=True)
   (tmp_path / "run").rename(tmp_path / "moved")
+  while process.poll() is None:
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.05)
   output = runs.finish(process, code=74)
   assert f"{tmp_path}/run cannot be used" in output and "moved" in output
   assert "Traceback" not in output

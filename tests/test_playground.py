@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 
 from etils import epath
@@ -308,18 +309,26 @@ def test_uploads_are_limited_in_time(built, page):
 
 
 def test_uploads_at_a_time_wait_for_each_other(page, monkeypatch):
-  at_once, most = [], []
+  at_once, most, sent_away, refused = [], [], [], threading.Semaphore(0)
 
   def slow(shelf, path, name):
     at_once.append(name)
     most.append(len(at_once))
-    time.sleep(0.3)
+    if name != "7":  # until two were sent away; for each of the four
+      assert refused.acquire(timeout=60)
     at_once.remove(name)
     return shelf.find("c0")
 
   monkeypatch.setattr(type(page.studio.shelf), "upload", slow)
   monkeypatch.setattr(server, "_UPLOADS", 4)
-  send = lambda n: page.post(f"clips?name={n}", b"x").status_code
+
+  def send(n):
+    status = page.post(f"clips?name={n}", b"x").status_code
+    sent_away.append(status == 429)
+    if sum(sent_away) == 2:
+      refused.release(4)
+    return status
+
   with futures.ThreadPoolExecutor(6) as pool:
     found = [*pool.map(send, range(6))]
   assert sorted(found) == [200] * 4 + [429] * 2 and max(most) == 2

@@ -6,6 +6,7 @@ the packages chromium and chromium-driver), which nothing here downloads.
 
 import json
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -114,20 +115,22 @@ def canvas(browser, kind, frame=None):
 
 def test_a_clip_goes_on_and_is_downloaded(page, browser, monkeypatch):
   av = pytest.importorskip("av")
-  add = studio_lib._Stage.add
+  add, made, seen, said = studio_lib._Stage.add, [], [], []
 
   def slow(stage, frame):
-    time.sleep(0.25)
+    """A frame, once the one before was seen here."""
+    plain.wait_for(lambda: 3 + len(made) in seen)
+    made.append(frame)
     return add(stage, frame)
 
   monkeypatch.setattr(studio_lib._Stage, "add", slow)
   browser.find_elements("css selector", ".clip")[1].click()
   fill(browser, given=3, new=6, samples=2, seed=5)
   browser.find_element("id", "go").click()
-  seen, said = [], []
   while not said or "done in" not in said[-1]:
-    seen.append(browser.execute_script("return frames.length"))
-    said.append(text(browser, "status"))
+    count = browser.execute_script("return frames.length")
+    said.append(text(browser, "status"))  # before the next frame is made
+    seen.append(count)
     assert not text(browser, "error") and len(seen) < 5000
     time.sleep(0.02)
   seen.append(browser.execute_script("return frames.length"))  # the last may come with the end
@@ -256,11 +259,13 @@ def test_the_form_keeps_to_the_clip_and_an_old_error_goes(page, browser):
 
 @pytest.mark.parametrize("way", ["stop", "close"])
 def test_whoever_leaves_in_the_middle_leaves_the_page_as_it_was(page, browser, monkeypatch, way):
-  made = []
+  made, left = [], threading.Event()
   add = studio_lib._Stage.add
 
   def slow(stage, frame):
     made.append(stage)
+    if len(made) > 3:  # not many more until somebody has left
+      left.wait(60)
     time.sleep(0.25)
     return add(stage, frame)
 
@@ -276,6 +281,7 @@ def test_whoever_leaves_in_the_middle_leaves_the_page_as_it_was(page, browser, m
     browser.find_element("id", "stop").click()
     wait_for(browser, "return document.getElementById('status').textContent === 'Stopped.'")
   browser.close()
+  left.set()
   browser.switch_to.window(home)
   plain.wait_for(lambda: page.studio._now is None)
   assert 2 <= len(made) < 12

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,24 +147,28 @@ def test_training_is_watched_as_its_config_says(tmp_path, monkeypatch):
 def test_a_step_that_blocks_ends_the_run_which_goes_on(tmp_path):
   words = runs.smoke(test_hosts.small(tmp_path), tmp_path / "run")
   ailing = [words[0], "tests/ailing.py", *words[3:]]
-  process = runs.start(ailing, AILS="block", AT="6", WATCHDOG_S="2")
+  process = runs.start(ailing, AILS="block", AT="10", WATCHDOG_S="2")
   output = runs.finish(process, code=rundir.RESTART)
   last = output.splitlines()[-1]
-  assert last.startswith("totojax: nothing was done for 2.0 s (training: 6/20 steps)")
+  assert last.startswith("totojax: nothing was done for 2.0 s (training: 10/20 steps)")
   assert "in in_c" in output
-  assert "resumed at step 4 of 20" in runs.finish(runs.start(words))
+  # The save of step 8 was begun, once that of step 4 was done.
+  assert re.search("resumed at step [48] of 20", runs.finish(runs.start(words)))
 
 
 @pytest.mark.slow
 def test_a_host_that_stops_ends_the_other_which_says_where_it_waits(tmp_path):
   """Well before it is taken for lost; and once it wakes up, it is too late for it."""
-  data = test_hosts.small(tmp_path)
-  processes = test_hosts.start_ailing(data, tmp_path / "run", second="stop", at=6, WATCHDOG_S="3")
+  words = runs.smoke(test_hosts.small(tmp_path), tmp_path / "run", test_hosts.LONG)
+  processes = test_hosts.start_ailing(words, second="stop", at=6, WATCHDOG_S="3")
   output = runs.finish(processes[0], code=rundir.RESTART)
   last = output.splitlines()[-1]
   assert last.startswith("totojax: nothing was done for 3.0 s (training: ")
   assert "in fit" in output  # of the stacks
   assert os.waitpid(processes[1].pid, os.WNOHANG) == (0, 0)  # it stands still
   processes[1].send_signal(signal.SIGCONT)
-  output = runs.finish(processes[1], code=rundir.RESTART)
-  assert "lost another one" in output.splitlines()[-1]
+  # Which it notices first is chance: that the first is gone, or its own watchdog,
+  # whose time was up but for a moment when it was stopped.
+  last = runs.finish(processes[1], code=rundir.RESTART).splitlines()[-1]
+  assert "lost another one" in last or last.startswith("totojax: nothing was done for 3.0 s (")
+  assert runs.metrics(tmp_path / "run")[-1]["step"] <= 8  # neither went on

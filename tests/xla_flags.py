@@ -20,6 +20,8 @@ _FAST = (
   "--xla_cpu_use_fusion_emitters=false",
   "--xla_cpu_parallel_codegen_split_count=1",
 )
+# What `known` has found of them, for the processes that this one starts.
+_KEPT = "TOTOJAX_TESTS_XLA_FLAGS"
 _READ = "import jaxlib.xla_client as xla; xla.CompileOptions()"
 
 
@@ -49,4 +51,6 @@ def known(flags: tuple[str, ...]) -> tuple[str, ...]:
 def value(devices: int, *, more: Iterable[str] = ()) -> str:
   """XLA_FLAGS for so many devices on a CPU; `more` stand before ours."""
   count = f"--xla_force_host_platform_device_count={devices}"
-  return " ".join([*more, count, *known(_FAST)])
+  if _KEPT not in os.environ:
+    os.environ[_KEPT] = " ".join(known(_FAST))
+  return " ".join([*more, count, *os.environ[_KEPT].split()])
