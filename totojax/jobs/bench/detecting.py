@@ -63,7 +63,9 @@ def rows(settings: DetectionBench, harness: measure.Harness) -> Iterator[measure
   for grid in settings.grids:
     rng = np.random.default_rng(harness.seed)
     map_GGC = rng.normal(size=(grid, grid, settings.width)).astype(np.float32)
-    how = dict(scale=grid / settings.size_px, bins=settings.bins, samples=settings.samples)
+    how: dict[str, Any] = dict(
+      scale=grid / settings.size_px, bins=settings.bins, samples=settings.samples
+    )
     align = jax.jit(functools.partial(regions.roi_align, **how))
     yield harness.compare(
       measure.Side(
