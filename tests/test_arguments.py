@@ -38,6 +38,17 @@ def test_what_is_no_video_is_one_line(frames, told):
   assert "\n" not in str(error.value)
 
 
+def test_only_who_takes_images_is_told_how():
+  with pytest.raises(ValueError, match='with kind="image" images'):
+    arguments.clips(FRAMES[0], "video")
+  for frames in (FRAMES[0], FRAMES[0] / 255):
+    with pytest.raises(ValueError, match="frames are .* or one video") as error:
+      arguments.clips(frames, takes_images=False)
+    assert "kind" not in str(error.value)
+  with pytest.raises(ValueError, match=r"one frame: frames\[None\]$"):
+    arguments.clips(FRAMES[0], takes_images=False)
+
+
 def test_what_is_a_video_is_taken():
   for frames in (FRAMES, list(FRAMES), FRAMES[None], np.ma.masked_array(FRAMES)):
     assert arguments.clips(frames, "video").shape == (1, *FRAMES.shape)

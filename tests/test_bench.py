@@ -30,6 +30,7 @@ from totojax.jobs.bench import (
   saving,
   startup,
   storing,
+  torch_detection,
   training,
 )
 from totojax.rundir import files
@@ -178,6 +179,7 @@ def tiny(*rows):
   c.growth.models = {"wider": dict(recipes.PRESETS["tiny"], width=64)}
   c.growth.update(frames=(8,), devices=(2, 16))
   c.propagation.update(frames=4, grid=6, width=8)
+  c.detection.update(boxes=60, regions=5, grids=(6, 3), width=4, size_px=64.0)
   c.mamba_scan.update(tokens=64, inner=4, state=16, chunk_tokens=8)
   return c.to_dict()
 
@@ -471,6 +473,29 @@ def test_propagation(tmp_path):
   settings = dataclasses.replace(bench_defaults.PropagationBench(), grid=16, width=32)
   small, large = (propagating.temporary_bytes(settings, chunk) for chunk in (16, 256))
   assert small < large / 4  # similarities are of a chunk alone
+
+
+def test_detection(tmp_path):
+  pytest.importorskip("torch")
+  found = measured(tmp_path, "detection")
+  assert [row["case"].split(" of ")[0] for row in found] == ["NMS", "RoI align", "RoI align"]
+  for row in found:
+    check(row)
+  assert 1 < found[0]["facts"]["stay"] < 60 and found[0]["facts"]["differ"] == 0
+  assert all(row["facts"]["largest_difference"] < 1e-5 for row in found[1:])
+
+
+def test_what_detection_is_measured_against_is_torchvisions():
+  pytest.importorskip("torch")
+  with np.load(runs.ROOT / "tests" / "golden" / "torchvision_detection.npz") as g:
+    stay = torch_detection.nms(g["boxes"], g["scores"], 0.5)()
+    order = np.argsort(-g["scores"], kind="stable")
+    np.testing.assert_array_equal(order[stay[order]], g["nms_05"])
+    for roi, wanted in zip(g["ra_rois"], g["roialign_sr2"], strict=True):
+      map_HWC = np.ascontiguousarray(np.moveaxis(g["ra_feat"][int(roi[0])], 0, -1))
+      how = dict(scale=1 / 8, bins=7, samples=2)
+      (found,) = torch_detection.roi_align(map_HWC, roi[None, 1:], **how)()
+      np.testing.assert_allclose(np.moveaxis(found, -1, 0), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_mamba_scan(tmp_path):

@@ -205,6 +205,25 @@ def test_the_advice_about_a_finished_stage_works(tmp_path):
   assert not chain.is_done(workdir, config)
 
 
+def test_how_many_processes_render_may_change(tmp_path):
+  """Alone and in a chain, begun or finished; what is rendered may not."""
+  world = lambda processes, seed=0: {"run": "world", "processes": processes, "seed": seed}
+  of = lambda *values: studies.Chain(order=("clips",), stages={"clips": world(*values)})
+  directory.begin(epath.Path(tmp_path / "clips"), world(-1))
+  for finished in (False, True):
+    if finished:
+      directory.mark_done(tmp_path / "clips", 1.0)
+    directory.check(tmp_path / "clips", world(1), allow_change=False)
+    chain.check(tmp_path, of(1), allow_change=False)
+    for check in (
+      lambda: directory.check(tmp_path / "clips", world(1, 2), allow_change=False),
+      lambda: chain.check(tmp_path, of(1, 2), allow_change=False),
+    ):
+      with pytest.raises(directory.ConfigChanged, match="  seed: 0 -> 2") as caught:
+        check()
+      assert "processes" not in str(caught.value)
+
+
 def test_order_and_stages_must_agree(tmp_path):
   for order in (("a", "c"), (), ("a", "a")):
     with pytest.raises(ValueError, match="name some of these, each once"):

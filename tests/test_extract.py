@@ -103,6 +103,19 @@ def test_features_are_the_residual_stream_where_the_token_is(run, model):
   assert not np.allclose(found[1, 0, 0, 0, 0], tokens[2, 0, 0, 0, 1], rtol=0.01)
 
 
+def test_a_model_says_what_it_is(run, model):
+  step = checkpoint.latest_step(run / "checkpoints")
+  told = repr(model)
+  assert f"{run}, step {step}: llama, 2 layers, 32 wide, " in told and "60 codes" in told
+  assert model.run.tokenizer in told and "loaded" not in told and "0x" not in told
+  saved = {n: v for n, v in runs.checkpoint(run, step).items() if n.startswith("['params']")}
+  # Rows of the tables that are no code are padding, and count as none.
+  tables = [v for n, v in saved.items() if n.endswith(("['embedding']", "['head']"))]
+  count = sum(v.size for v in saved.values()) - sum(v[60:].size for v in tables)
+  assert tables and f", {count / 1000:.3g} k parameters" in told
+  assert "2 layers, of which 1 are loaded, 32 wide" in repr(totojax.load(str(run), depth=1))
+
+
 def test_loading_says_nothing_of_orbax_s_files(run, caplog):
   level = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)

@@ -11,7 +11,7 @@ import test_models as models
 from totojax import sequence, sharding
 from totojax.config.generate import Window
 from totojax.models import decode, gpt2, layers
-from totojax.trained import continued, generate
+from totojax.trained import choices, continued, generate
 
 GREEDY = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
 DRAWN = dataclasses.replace(GREEDY, temperature=1.5, seed=3)
@@ -140,12 +140,12 @@ def test_candidates_against_numpy(top_k, top_p, temperature, min_p):
   logits = np.random.default_rng(1).normal(0, 2, (4, 128)).astype(np.float32)
   logits[:, 0] = 50.0  # padding of the sequence, the likeliest of all
   logits[:, 100] = 40.0  # no token at all
-  choice = generate.Choice.of(generate.Sampling(temperature, top_k, top_p, min_p, seed=0))
-  found = jax.nn.softmax(generate.candidates(logits, choice=choice, low=0, high=VOCAB))
+  choice = choices.Choice.of(generate.Sampling(temperature, top_k, top_p, min_p, seed=0))
+  found = jax.nn.softmax(choices.candidates(logits, choice=choice, low=0, high=VOCAB))
   expected = [kept_by_hand(row, top_k, top_p, temperature, min_p) for row in logits]
   np.testing.assert_array_equal(np.asarray(found) > 0, np.array(expected) > 0)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
-  assert generate.visual(logits, 0, VOCAB).argmax(-1).min() >= 4
+  assert choices.visual(logits, 0, VOCAB).argmax(-1).min() >= 4
 
 
 def test_new_values_of_a_sampling_are_compiled_no_more(model, weights):
@@ -172,7 +172,7 @@ def test_new_values_of_a_sampling_are_compiled_no_more(model, weights):
 def test_the_kth_largest_is_that_of_a_sort(k):
   logits = np.random.default_rng(k).normal(0, 3, (5, 128)).astype(np.float32)
   logits[0, :40], logits[1, 3:9], logits[2] = -np.inf, 1.5, -np.abs(logits[2])
-  found = generate._kth(logits, np.int32(k))
+  found = choices._kth(logits, np.int32(k))
   np.testing.assert_array_equal(found[:, 0], np.sort(logits, axis=-1)[:, -k])
 
 
@@ -180,7 +180,7 @@ def test_draws_have_the_probabilities():
   logits = np.tile(np.log(np.float32([1, 1, 1, 1, 1, 2, 5])), (4000, 1))
   keys = jax.random.split(jax.random.key(0), len(logits))
   sampling = dataclasses.replace(DRAWN, temperature=1.0)
-  drawn = generate.choose(logits, keys, choice=generate.Choice.of(sampling), low=0, high=3)
+  drawn = choices.choose(logits, keys, choice=choices.Choice.of(sampling), low=0, high=3)
   counts = np.bincount(drawn, minlength=7) / len(logits)
   assert np.all(counts[:4] == 0)
   np.testing.assert_allclose(counts[4:], [1 / 8, 2 / 8, 5 / 8], atol=0.03)

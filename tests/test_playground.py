@@ -528,7 +528,9 @@ def test_the_job_says_its_address_and_leaves_nothing(built, tmp_path, capsys):
     (dict(model_run="nowhere"), "nowhere"),
     (dict(prompt__store="nowhere"), "nowhere"),
     (dict(prompt__store="", prompt__path="nowhere.mp4"), "no such file or folder"),
-    (dict(server__host="192.0.2.1"), "192.0.2.1 and server.port 0 cannot be listened on"),
+    (dict(server__host="192.0.2.1"), "'192.0.2.1' and .* cannot be listened on .* 0.0.0.0 for all"),
+    (dict(server__host="http://127.0.0.1"), "listened on .Name or .*; give an address"),
+    (dict(server__host=""), "server.host is empty; give an address"),
   ],
 )
 def test_bad_input_is_one_line(built, tmp_path, keys, told):

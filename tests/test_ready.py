@@ -278,6 +278,7 @@ def test_what_is_no_folder_of_a_family_is_refused(tmp_path, text, told):
 def test_names_that_are_none_and_pools_that_do_not_fit(tmp_path):
   for reference, more, told in (
     ("dino2:/weights", {}, "name a Python file, or one of dinov2:PATH"),
+    ("dinov2@-5:/weights", {}, "'-5' no side of a frame; .* dinov2@224:PATH"),
     ("pixels:900", {}, "use pixels:1 to pixels:64"),
     ("pixels:8", dict(pool="class"), "has no class token"),
     ("pixels:8", dict(norm=True), "has no norm"),

@@ -31,6 +31,7 @@ ROWS = (
   "mamba_scan",
   "world",
   "propagation",
+  "detection",
 )
 TOKENS_OF_FRAME = 256
 _TINY_CLIPS = models.SequenceSpec(vocab=512, grid=4, frames=4, context=64)
@@ -289,6 +290,20 @@ class PropagationBench(Section):
   rule: Propagation = field(RULES["stc"], "10 of 20 frames, radius 12")
 
 
+@section("detection")
+class DetectionBench(Section):
+  """What is suppressed and pooled: of one picture, as in training on Ego4D."""
+
+  boxes: int = field(2000, "of NMS", "StillFast", at_least=1)
+  threshold: float = field(0.7, "IoU above which one goes", "StillFast", above=0, at_most=1)
+  regions: int = field(512, "of RoI align", "StillFast", at_least=1)
+  grids: tuple[int, ...] = field((64, 16), "cells of a map's side, a case each", at_least=1)
+  width: int = field(256, "of maps", "StillFast", at_least=1)
+  bins: int = field(7, "of a region's side", "StillFast", at_least=1)
+  samples: int = field(2, "of a bin's side", at_least=1)
+  size_px: float = field(256.0, "side of the picture", at_least=16)
+
+
 @section("")
 class BenchJob(Section):
   """`run = "bench"`: ratios to what others have, measured in one run."""
@@ -311,6 +326,7 @@ class BenchJob(Section):
   mamba_scan: MambaScanBench = field(MambaScanBench(), "row mamba_scan")
   world: WorldBench = field(WorldBench(), "row world")
   propagation: PropagationBench = field(PropagationBench(), "row propagation")
+  detection: DetectionBench = field(DetectionBench(), "row detection")
 
 
 def bench() -> ConfigDict:

@@ -42,6 +42,13 @@ class Server(Section):
   host: str = field("127.0.0.1", "address; of loopback this machine's programs alone reach it")
   port: int = field(8765, "0: a free one", at_least=0, at_most=65_535)
 
+  def __post_init__(self):
+    if not self.host.strip():
+      raise ConfigError(
+        "server.host is empty; give an address of this machine: 127.0.0.1, or 0.0.0.0 for all that"
+        " it has"
+      )
+
 
 @section("limits")
 class Limits(Section):

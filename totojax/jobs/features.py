@@ -29,7 +29,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import short, stores
 from totojax.models import taps
-from totojax.rundir import directory, files, pieces, provenance
+from totojax.rundir import files, pieces, provenance
 from totojax.trained import backbone, encoders, model as pretrained, ready
 
 Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
@@ -127,9 +127,8 @@ def run(config: Features, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     backbone.check_kind(model.latents, part.listing.kind, f"split {part.name!r}")
     media.check_installed(part.listing.items[0], part.spec)
     short.announce(part.listing.items, part.spec, seed=config.seed, name=part.name)
-  directory.begin(workdir, config, **model.facts)
   listing = {part.name: part.info["listing"] for part in parts}
-  backbone.check_same({**model.facts, "listing": listing}, workdir)
+  backbone.begin(workdir, config, model.facts, listing=listing)
   _check_versions(workdir, [media.versions(part.listing.items[0], part.spec) for part in parts[:1]])
   compute = model.ready(parts[0].listing.kind)
   for part in parts:

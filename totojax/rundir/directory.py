@@ -20,8 +20,9 @@ from totojax.rundir import console, files, hosts, lock, provenance
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
 WORKDIR = "{workdir}"
-# Keys that change nothing of what a run computes, and are wanted once it has ended badly.
-_FREE = ("checkpoint.skip_damaged", "every.watchdog_s")
+# Keys that change nothing of what a run computes, and are wanted once it has ended badly,
+# or on another machine; in a chain after the stage's name.
+_FREE = ("checkpoint.skip_damaged", "every.watchdog_s", "processes")
 _ADVICE = "Use another --workdir, or pass --allow_changed_config to go on with the new values"
 
 
@@ -141,7 +142,8 @@ def check_config(
   lines = [
     f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
     for key in sorted(old.keys() | new.keys())
-    if not key.endswith(_FREE) and (key not in old or key not in new or old[key] != new[key])
+    if not f".{key}".endswith(tuple(f".{free}" for free in _FREE))
+    and (key not in old or key not in new or old[key] != new[key])
   ]
   if old.get("run") != new.get("run"):
     raise ConfigChanged(

@@ -116,8 +116,13 @@ def pixels(
   return found
 
 
-def clips(frames: Any, kind: str) -> np.ndarray:
+def clips(frames: Any, kind: str = "video", *, takes_images: bool = True) -> np.ndarray:
   """uint8 [R, T, H, W, 3] of a video, of videos, or of images.
+
+  Args:
+    frames: what was given.
+    kind: "video" or "image".
+    takes_images: whether the caller could have been told `kind="image"`, for errors.
 
   Raises:
     ValueError: another shape or type, or nothing.
@@ -128,10 +133,16 @@ def clips(frames: Any, kind: str) -> np.ndarray:
   ranks = (3, 4) if kind == "image" else (4, 5)
   shape = frames.shape
   if frames.dtype != np.uint8 or frames.ndim not in ranks or shape[-1] != 3:
+    videos = "uint8 [clips, frames, height, width, 3]"
+    one = "one video [frames, height, width, 3]"
+    images = ', or with kind="image" images [images, height, width, 3]' if takes_images else ""
+    mend = _mend(frames, ranks)
+    if not takes_images and frames.dtype == np.uint8 and frames.ndim == 3 and shape[-1] == 3:
+      mend = "; one picture is a video of one frame: frames[None]"
     raise ValueError(
-      f"frames are {frames.dtype} {shape}; give uint8 [clips, frames, height,"
-      " width, 3], one video [frames, height, width, 3], or with"
-      ' kind="image" images [images, height, width, 3]' + _mend(frames, ranks)
+      f"frames are {frames.dtype} {shape}; give {videos}"
+      + (f", {one}{images}" if takes_images else f" or {one}")
+      + mend
     )
   if not frames.size:
     raise ValueError(f"frames are {shape}, which holds none; give at least one")
@@ -151,7 +162,7 @@ def several(values: Any) -> np.ndarray:
     raise ValueError(
       f"clips are {values.dtype} {values.shape}; give uint8 [clips, frames, height, width, 3]"
     )
-  return clips(values, "video")
+  return clips(values)
 
 
 def _mend(frames: np.ndarray, ranks: tuple[int, ...]) -> str:

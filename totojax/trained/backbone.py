@@ -311,6 +311,25 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
     files.write_json(path, facts)
 
 
+def begin(
+  workdir: epath.Path, config: Any, facts: Mapping[str, Any], *, data: Any = None, **more: Any
+) -> None:
+  """Begins a run directory, or goes on with one whose results are of the same things.
+
+  Args:
+    workdir: the run directory.
+    config: of the job.
+    facts: what its results are of, for its manifest.
+    data: identities of its data, likewise (`directory.begin`).
+    more: what they are of too, beside the manifest.
+
+  Raises:
+    ValueError: what is in `workdir` is of others.
+  """
+  directory.begin(workdir, config, **({} if data is None else {"data": data}), **facts)
+  check_same({**facts, **more}, workdir)
+
+
 def load(
   run: Trained, model: trunk.Trunk, *, trained: bool, depth: int, layout: sharding.Layout, seed: int
 ) -> tuple[trunk.Trunk, Any]:

@@ -24,10 +24,11 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from totojax import sequence, sharding
+from totojax import flops, sequence, sharding
 from totojax.config.model import LatentSpec
 from totojax.data.pixels import augment
 from totojax.models import taps, trunk
+from totojax.rundir import console
 from totojax.tokenizers import api
 from totojax.trained import arguments, backbone
 
@@ -79,6 +80,20 @@ class Pretrained:
   def tokenizer(self) -> api.Tokenizer:
     """What made the model's tokens, or its patches; read when first needed."""
     return backbone.find_tokenizer(self.run, self._tokenizer)
+
+  def __repr__(self) -> str:
+    config, spec = self._model.config, self._model.spec
+    whole = self.run.model.config
+    loaded = "" if self.depth == whole.depth else f" of which {self.depth} are loaded,"
+    held = "patches"
+    if self.run.patches is None:
+      count = console.short(flops.parameters(whole, spec.vocab))
+      held = f"{count} parameters, {spec.vocab} codes"
+    return (
+      f"<totojax model {self.run.path}, step {self.run.step}: {config.kind}, {whole.depth}"
+      f" layers,{loaded} {config.width} wide, {held}, {spec.frames} x {spec.grid} x {spec.grid}"
+      f" places, tokenizer {self._tokenizer or self.run.tokenizer}>"
+    )
 
   @property
   def width(self) -> int:
@@ -136,7 +151,9 @@ class Pretrained:
       kind = "image"
     clips_RTHW3 = arguments.clips(frames, kind)
     backbone.check_kind(self.latents, kind, "what features are asked of")
-    self._check_amount(clips_RTHW3.shape[1], self.frames, "frames")
+    self._check_amount(
+      clips_RTHW3.shape[1], self.frames, "frames", but=', and for images kind="image"'
+    )
     codes_RNP = self.codes(clips_RTHW3)
     features = self.features_of_codes(codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows)
     first = 0 if np.ndim(layer) == 0 else 1  # the axis of clips
@@ -247,7 +264,7 @@ class Pretrained:
     window = arguments.section(window, config.Window, "window")
     self._check_continues()
     frames = arguments.pixels(frames)
-    clips_RTHW3 = arguments.clips(frames, "video")
+    clips_RTHW3 = arguments.clips(frames, takes_images=False)
     given = clips_RTHW3.shape[1]
     spec, name = self.run.model.spec, str(self.run.path)
     continued.check_amounts(spec, given=given, new=new_frames, name=name)
@@ -310,7 +327,7 @@ class Pretrained:
         a model of patches or one that gives NaN.
     """
     frames = arguments.pixels(frames)
-    clips_RTHW3 = arguments.clips(frames, "video")
+    clips_RTHW3 = arguments.clips(frames, takes_images=False)
     self._check_amount(clips_RTHW3.shape[1], self.frames, "frames")
     self._check_continues()
     nll_RNP = self.nll_of_codes(self.codes(clips_RTHW3), rows=rows)
@@ -417,12 +434,11 @@ class Pretrained:
       model, self._params, layers=layers, pool=pool, layout=self._layout
     )
 
-  def _check_amount(self, count: int, most: int, what: str) -> None:
+  def _check_amount(self, count: int, most: int, what: str, but: str = "") -> None:
     if not 1 <= count <= most:
       raise ValueError(
         f"clips have {count} {what}; the model of {self.run.path} was"
-        f" trained on {most}: give 1 to {most}, and for images"
-        ' kind="image"'
+        f" trained on {most}: give 1 to {most}{but}"
       )
 
 

@@ -110,6 +110,12 @@ def _users(reference: str, *, pool: str, norm: bool) -> encoders.Encoder:
       " pool to 'clip' or 'token', and norm to False"
     )
   if not plugins.is_reference(reference):
+    kind, at, size = reference.partition(":")[0].partition("@")
+    if at and kind in KINDS:
+      raise ConfigError(
+        f"the encoder is {reference!r:.200}, and {size!r:.20} no side of a frame; give pixels from"
+        f" 1 to 99999 and then its files, as {kind}@224:PATH, or none: {kind}:PATH"
+      )
     known = ", ".join(f"{kind}:PATH" for kind in KINDS)
     raise ConfigError(f"the encoder is {reference!r:.200}; name a Python file, or one of {known}")
   encoder = encoders.load(reference)

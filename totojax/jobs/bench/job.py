@@ -18,6 +18,7 @@ from totojax import jobs
 from totojax.config import bench
 from totojax.jobs.bench import (
   decoding,
+  detecting,
   encoding,
   generating,
   growth,
@@ -58,6 +59,7 @@ ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] =
   "mamba_scan": scanning.rows,
   "world": rendering.rows,
   "propagation": propagating.rows,
+  "detection": detecting.rows,
 }
 SECTIONS = {"store_write": "store", "store_read": "store"}  # others have their row's name
 

@@ -29,14 +29,14 @@ from totojax.trained import encoders, llama_files
 State = Mapping[str, np.ndarray]
 
 
-def _torch() -> Any:
+def pytorch() -> Any:
   """PyTorch, with as many threads as JAX has."""
   torch = encoders.torch()
   torch.set_num_threads(provenance.cores())
   return torch
 
 
-def _device(torch: Any) -> str:
+def device_of(torch: Any) -> str:
   """Where PyTorch works: on the kind of device that JAX has."""
   if jax.default_backend() == "cpu":
     return "cpu"
@@ -87,8 +87,8 @@ def dvae(
   Raises:
     ImportError: PyTorch or DALL-E is missing.
   """
-  torch, dall_e = _torch(), _dall_e()
-  device = _device(torch)
+  torch, dall_e = pytorch(), _dall_e()
+  device = device_of(torch)
   torch.backends.cudnn.allow_tf32 = not exact
   torch.manual_seed(seed)
   encoder = dall_e.Encoder(n_hid=hidden, vocab_size=vocab).eval()
@@ -122,8 +122,8 @@ def tokenizer(config: Any, params: Any) -> tuple[torch_networks.Network, str]:
   Raises:
     ImportError: PyTorch is missing.
   """
-  torch = _torch()
-  device = _device(torch)
+  torch = pytorch()
+  device = device_of(torch)
   torch.backends.cudnn.allow_tf32 = False
   kind = torch_networks.ClipNetwork if config.design.clips else torch_networks.Network
   network = kind(torch, config, params, device)
@@ -206,7 +206,7 @@ def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable
   Raises:
     ImportError: PyTorch is missing.
   """
-  torch = _torch()
+  torch = pytorch()
 
   class RecordSet(torch.utils.data.Dataset):
     def __len__(self):
@@ -234,7 +234,7 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
     ImportError: PyTorch or transformers is missing.
     ValueError: a parameter of another shape.
   """
-  torch = _torch()
+  torch = pytorch()
   model = _llama(torch, shape, vocab=vocab, use_cache=True).eval()
   parameters = dict(model.named_parameters())
   for name, value in llama_files.tensors(shape, params):
@@ -261,7 +261,7 @@ def _llama(torch: Any, shape: llama_lib.LlamaConfig, *, vocab: int, **more: Any)
     attn_implementation="sdpa",
     **more,
   )
-  with torch.device(_device(torch)):
+  with torch.device(device_of(torch)):
     return transformers.LlamaForCausalLM(config)
 
 
@@ -282,8 +282,8 @@ def llama_generate(
     (inputs [B, T], count, told) -> the tokens that follow, int64 [B, count];
     `told` is called with each token of all rows as it is chosen.
   """
-  torch = _torch()
-  device = _device(torch)
+  torch = pytorch()
+  device = device_of(torch)
   model = llama(shape, params, vocab=vocab).to(getattr(torch, dtype))
   never = [token for token in range(vocab) if not first <= token < last]
 
@@ -336,7 +336,7 @@ def products(operands: Sequence[Sequence[np.ndarray]]) -> Callable[[], list[Any]
   Raises:
     ImportError: PyTorch is missing.
   """
-  torch = _torch()
+  torch = pytorch()
   ready = [
     (torch.from_numpy(x), torch.from_numpy(np.ascontiguousarray(w.T)), torch.from_numpy(g))
     for x, w, g in operands
@@ -379,8 +379,8 @@ def llama_step(
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
-  torch = _torch()
-  device = _device(torch)
+  torch = pytorch()
+  device = device_of(torch)
   torch.manual_seed(0)
   sizes = {"use_cache": False, "max_position_embeddings": inputs_BT.shape[1]}
   model = _llama(torch, shape, vocab=vocab, **sizes).train()
@@ -423,8 +423,8 @@ def label_propagation(
   Returns:
     () -> soft labels [T, h, w, C], the first as given.
   """
-  torch = _torch()
-  device = _device(torch)
+  torch = pytorch()
+  device = device_of(torch)
   count, h, w, _ = features_ThwD.shape
   rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
   places = torch.stack([rows.ravel(), columns.ravel()], -1).to(device).float()

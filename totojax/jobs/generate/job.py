@@ -28,7 +28,7 @@ from totojax.config import schema
 from totojax.config.generate import Generate
 from totojax.jobs.generate import measures, perceptual, prompts
 from totojax.report import page, video_sections
-from totojax.rundir import console, directory, files, hosts
+from totojax.rundir import console, files, hosts
 from totojax.trained import backbone, continued, generate, model as pretrained
 
 _TRUTH = 2**32 - 1  # in place of a sample's number
@@ -89,9 +89,8 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   clips, skipped = prompts.read(clips_source, model, amounts, config=config)
   seen.check(clips)
   facts = {"model_run": str(source.path), "step": source.step, "tokenizer": tokenizer.fingerprint}
-  directory.begin(workdir, config, **facts)
-  same = {**facts, "digest": source.digest, "clips": prompts.digest(clips)}
-  backbone.check_same({**same, "perceptual": seen.facts()}, workdir)
+  same = {"digest": source.digest, "clips": prompts.digest(clips), "perceptual": seen.facts()}
+  backbone.begin(workdir, config, facts, **same)
   hosts.first(lambda: prompts.write_skipped(workdir, skipped))
   rows = _Rows.of(clips, amounts, config.samples)
   if not _make(rows, decoder, amounts, config, workdir, interrupted):

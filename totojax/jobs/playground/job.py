@@ -24,7 +24,7 @@ def run(config: Playground, workdir: epath.Path, interrupted: jobs.Interrupted) 
     OSError: the port cannot be had.
   """
   del workdir
-  server.check_installed()
+  server.check(config.server)
   source = backbone.find(config.model_run, what="a model that goes on with videos")
   with console.phase(f"reading the parameters of {source.path}"):
     model = pretrained.load(source.path, tokenizer=config.tokenizer, depth=0)

@@ -15,6 +15,7 @@ and of pages only ours.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -55,9 +56,15 @@ _HEADERS = {
 }
 
 
-def check_installed() -> None:
-  """Raises ImportError where the extra is missing."""
+def check(server: Server) -> None:
+  """What would keep the page from being served, before anything is read for it.
+
+  Raises:
+    ImportError: the extra is missing.
+    OSError: the port or the address cannot be had.
+  """
   _libraries()
+  _listening(server).close()
 
 
 def _libraries() -> tuple[Any, Any, Any, Any]:
@@ -346,8 +353,16 @@ def _listening(server: Server) -> socket.socket:
   try:
     return socket.create_server((server.host, server.port), family=family)
   except OSError as error:
-    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+    taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+    advice = (
+      "--config.server.port=0 takes a free port"
+      if taken
+      else "give an address of this machine: 127.0.0.1, or 0.0.0.0 for all that it has"
+    )
+    # Of a name that nobody knows it is a number of the resolver's own.
+    known = error.errno in errno.errorcode
+    why = os.strerror(error.errno) if known else str(error.strerror or error).split(" (while")[0]
     raise OSError(
-      f"server.host {server.host} and server.port {server.port} cannot be listened on ({why});"
-      " --config.server.port=0 takes a free port"
+      f"server.host {server.host!r} and server.port {server.port} cannot be listened on ({why});"
+      f" {advice}"
     ) from error

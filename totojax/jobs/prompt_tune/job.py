@@ -61,8 +61,7 @@ def run(config: PromptTune, workdir: epath.Path, interrupted: jobs.Interrupted) 
     "examples": examples,
     "tasks": [task.name for task in tasks],
   }
-  directory.begin(workdir, config, **facts)
-  backbone.check_same({**facts, "digest": source.digest}, workdir)
+  backbone.begin(workdir, config, facts, digest=source.digest)
   _write_skipped(tasks, workdir)
   for task in tasks:
     if not _make(task, tokenizer, examples, spec.grid, workdir, interrupted):

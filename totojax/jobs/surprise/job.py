@@ -23,7 +23,7 @@ from totojax.data.sources import items
 from totojax.jobs.generate import prompts
 from totojax.jobs.surprise import clips, maps, scores
 from totojax.report import page, surprise_sections
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, files
 from totojax.trained import backbone, model as pretrained
 
 
@@ -47,9 +47,8 @@ def run(config: Surprise, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   with console.phase(f"reading the parameters of {source.path}"):
     model = pretrained.load(source.path, tokenizer=config.tokenizer, depth=0)
   facts = {"model_run": str(source.path), "step": source.step, "tokenizer": tokenizer.fingerprint}
-  directory.begin(workdir, config, **facts)
   listed = {"groups": len(groups), "first": groups[0].id, "last": groups[-1].id}
-  backbone.check_same({**facts, "digest": source.digest, **listed}, workdir)
+  backbone.begin(workdir, config, facts, digest=source.digest, **listed)
   if not _score(groups, model, amounts, config, workdir, interrupted):
     return False
   _finish(groups, skipped, amounts, config, workdir, facts)

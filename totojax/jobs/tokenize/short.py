@@ -129,7 +129,7 @@ def _remedy(least: int) -> str:
   but = f" (not even 1 does in {least:,})" if least else ""
   return (
     f"To use them set clip.short to 'stride', the largest stride that fits{but}, or to 'hold',"
-    " which shows the last frame again; or ask for shorter clips"
+    " which shows the last frame again; or ask for shorter clips (clip.frames, clip.stride_frames)"
   )
 
 

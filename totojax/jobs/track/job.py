@@ -28,7 +28,7 @@ from totojax.data.sources import tracks
 from totojax.evals import propagation
 from totojax.jobs.track import kinds, tables
 from totojax.report import page, track_sections
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, files
 from totojax.trained import backbone, grids
 
 COPY, PIXELS = "copy", "pixels"
@@ -52,8 +52,8 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
   """
   kind, found = kinds.of(config.data), _listed(config.data, config.select)
   state, facts = _digested(kind, found), {"set": config.data.set, "year": config.data.year}
-  directory.begin(workdir, config, data={"data": state}, **facts)
-  backbone.check_same({**facts, "sequences": [one.name for one in found]}, workdir)
+  sequences = [one.name for one in found]
+  backbone.begin(workdir, config, facts, data={"data": state}, sequences=sequences)
   for number, row in enumerate(rows := rows_of(config), 1):
     console.say(f"[{number}/{len(rows)}] {row.name}")
     if not _tracked(row, found, kind, config, workdir, interrupted):
