@@ -71,7 +71,7 @@ _COMPLETION = flags.DEFINE_enum(
   "completion",
   None,
   ["bash", "zsh", "keys"],
-  "Print what completes this command in a shell, and end; keys: those of the config, for the shell.",
+  "Print what completes this command in a shell, and end; keys: those of the config, for that.",
 )
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
@@ -189,6 +189,8 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
     raise ConfigError(str(error)) from error
+  if job is not None and job.early:
+    return jobs.early(values, epath.Path(_WORKDIR.value or "runs"))
   alone, several = not _MULTIHOST.value, {name: flags.FLAGS[name] for name in _OF_SEVERAL}
   if not alone or any(flag.present for flag in several.values()):
     from totojax.rundir import peers
@@ -271,6 +273,7 @@ def run() -> None:
   try:
     config, words = arguments.read(sys.argv)
     console.before_jax()
+    console.keep_compiled()
     app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
   except Exception as error:
     _end(error)

@@ -35,7 +35,8 @@ _totojax_keys() { # CONFIG: its keys, a line each: name, tab, values
 _totojax_paths() { # FLAG START: FLAG with each path that begins so
   local found
   for found in "$2"*; do
-    if [ -d "$found" ]; then printf '%s\n' "$1$found/"; elif [ -e "$found" ]; then printf '%s\n' "$1$found"; fi
+    if [ -d "$found" ]; then printf '%s\n' "$1$found/"
+    elif [ -e "$found" ]; then printf '%s\n' "$1$found"; fi
   done
 }
 
@@ -46,7 +47,8 @@ _totojax_words() { # CONFIG WORD: what the word can become, a line each
       key="${2%%=*}"
       _totojax_keys "$1" | awk -F '\t' -v key="${key#--config.}" -v start="$value" '
         $1 == key { n = split($2, values, " ")
-          for (i = 1; i <= n; i++) if (index(values[i], start) == 1) print "--config." key "=" values[i] }
+          for (i = 1; i <= n; i++)
+            if (index(values[i], start) == 1) print "--config." key "=" values[i] }
         $1 == key && $2 == "" { status = 1 }
         END { exit status }' || _totojax_paths "$key=" "$value" ;;
     --config.*)
@@ -58,9 +60,11 @@ _totojax_words() { # CONFIG WORD: what the word can become, a line each
       _totojax_keys "$1" | awk -F '\t' -v start="$value" '
         { n = split($1, parts, "."); path = ""
           for (i = 1; i < n; i++) { path = path (i > 1 ? "." : "") parts[i]
-            if (index(path, start) == 1 && !(path in seen)) { seen[path] = 1; print "--list=" path } } }' ;;
+            if (index(path, start) == 1 && !(path in seen)) {
+              seen[path] = 1; print "--list=" path } } }' ;;
     --config=*)
-      printf '%s\n' @CONFIGS@ | awk -v start="$value" 'index($0, start) == 1 { print "--config=" $0 }'
+      printf '%s\n' @CONFIGS@ |
+        awk -v start="$value" 'index($0, start) == 1 { print "--config=" $0 }'
       case $value in configs/*) ;; *) _totojax_paths --config= "$value" ;; esac ;;
     --workdir=*) _totojax_paths --workdir= "$value" ;;
     --completion=*) printf '%s\n' --completion=bash --completion=zsh ;;

@@ -53,6 +53,7 @@ ROOTS: Mapping[str, str] = {
   "finetune": "labels:Finetune",
   "export": "exchange:Export",
   "import": "exchange:Import",
+  "doctor": "doctor:Doctor",
 }
 
 
