@@ -40,7 +40,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
   "robots": ("h5py",),
   "beam": ("apache_beam",),
   "encoders": ("torch", "transformers"),
-  "wandb": ("wandb",),
   "tpu": ("libtpu",),
   "cuda": ("jax_cuda13_plugin",),
   "notebook": ("nbclient", "ipykernel"),

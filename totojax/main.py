@@ -174,11 +174,13 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     from totojax.config import document
 
     return document.show(values, "" if _LIST.value == "true" else _LIST.value)
+  job = jobs.JOBS.get(str(values.get("run")))
+  if job is not None and job.early:
+    return jobs.early(values, epath.Path(_WORKDIR.value or "runs"))
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     console.quieten_orbax()
-  job = jobs.JOBS.get(str(values.get("run")))
   if _WORKDIR.value == "":
     raise ConfigError(
       "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
@@ -189,8 +191,6 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
     raise ConfigError(str(error)) from error
-  if job is not None and job.early:
-    return jobs.early(values, epath.Path(_WORKDIR.value or "runs"))
   alone, several = not _MULTIHOST.value, {name: flags.FLAGS[name] for name in _OF_SEVERAL}
   if not alone or any(flag.present for flag in several.values()):
     from totojax.rundir import peers

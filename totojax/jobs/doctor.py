@@ -1,5 +1,8 @@
 """`run = "doctor"`: looks at everything that a run needs, and leaves nothing."""
 
+import contextlib
+import signal
+
 from etils import epath
 
 from totojax import doctor, jobs, rundir
@@ -12,7 +15,9 @@ def run(config: Doctor, workdir: epath.Path, interrupted: jobs.Interrupted) -> b
   Raises:
     rundir.RunError: something must be mended; names it.
   """
-  del interrupted  # it takes seconds
+  del interrupted
+  with contextlib.suppress(ValueError):  # in another thread than the first
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost at once
   rows = doctor.checks(str(workdir), config.paths, timeout_s=config.timeout_s)
   doctor.show(rows, as_json=config.json)
   if names := doctor.failed(rows):
