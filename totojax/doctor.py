@@ -477,12 +477,12 @@ def _run(path: str) -> Check:
   from totojax.rundir import files
 
   try:
-    config = files.read_json(f"{path}/config.json")
+    written = files.read_json(f"{path}/config.json")
     manifest = f"{path}/manifest.json"
     facts = files.read_json(manifest) if files.exists(manifest) else {}
   except Exception as error:
     return Check(path, FAIL, _brief(str(error)), "restore it from a copy")
-  found = f"run {config.get('run')!r}"
+  found = f"run {written.get('run')!r}"
   if files.exists(f"{path}/done.json"):
     return Check(path, OK, f"{found}, done")
   folder = epath.Path(path) / "checkpoints"

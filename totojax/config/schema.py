@@ -365,7 +365,7 @@ class Key:
   value: Any  # its value, or its default
   kind: Any  # its type
   meta: Meta  # what is said of it
-  default: Any = REQUIRED
+  default: Any = None  # of its section; None where it is not told
 
 
 def keys(values: Any, path: str = "") -> Iterator[Key]:
