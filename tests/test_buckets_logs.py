@@ -11,7 +11,7 @@ from etils import epath
 import proxy as proxies
 import pytest
 
-from totojax.rundir import console, events, files, metrics
+from totojax.rundir import console, events, files, metrics, segments
 from totojax.storage import objects, outages
 
 
@@ -43,7 +43,7 @@ def wanted(last) -> list[tuple[int, str]]:
 def logged(place) -> dict[str, bytes]:
   """The files of the log, in order."""
   found = {k: v for k, v in place.objects().items() if k.startswith("metrics")}
-  return dict(sorted(found.items(), key=lambda item: metrics._number(item[0])))
+  return dict(sorted(found.items(), key=lambda item: metrics.segment_number(item[0])))
 
 
 def test_a_log_of_several_files_is_one(place, monkeypatch):
@@ -159,7 +159,7 @@ def test_bytes_of_many_rows_are_bounded(monkeypatch):
   """They grow as the rows do, and not as their square; so a million are 26 GB."""
   sent = []
   monkeypatch.setattr(metrics.files, "write_bytes", lambda path, data: sent.append(len(data)))
-  log = metrics._Segments(epath.Path("gs://bucket/run/metrics.jsonl"), "")
+  log = segments.Segments(epath.Path("gs://bucket/run/metrics.jsonl"), "")
   line = "x" * 99 + "\n"
   for _ in range(2000):
     log._put([line] * 100)

@@ -40,6 +40,7 @@ RANKS = {
   "train": 3.2,
   "assembly": 3.3,
   "trained": 4,
+  "doctor": 4.5,
   "report": 4,
   "jobs": 5,
   "failures": 5.5,

@@ -7,6 +7,10 @@ The file after --config says which job is run (its key `run`) and holds every
 setting; --config.section.key=value changes one. --workdir is where the run
 lives. The same command again goes on where the last one stopped; SIGTERM and
 Ctrl-C save first. Configs that ship with the package are found by name.
+
+  totojax --config=configs/1b.py --list=optim   the keys of its section optim
+  totojax --config=configs/doctor.py            what is wrong with this machine
+  eval "$(totojax --completion=bash)"           completion by TAB; or zsh
 """
 
 import atexit
@@ -52,8 +56,22 @@ _OTHER_VERSIONS = flags.DEFINE_bool(
   "Go on with data that was begun under other versions of PyAV, FFmpeg or Pillow.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was found.")
-_LIST = flags.DEFINE_bool(
-  "list", False, "Print every key of the config, with its value, meaning and unit, and end."
+_LIST = flags.DEFINE_flag(
+  flags.Flag(
+    flags.ArgumentParser(),
+    flags.ArgumentSerializer(),
+    "list",
+    None,
+    "Print every key of the config with its value, type and meaning, and end;"
+    " --list=optim: those of a section.",
+    boolean=True,  # so that it needs no value
+  )
+)
+_COMPLETION = flags.DEFINE_enum(
+  "completion",
+  None,
+  ["bash", "zsh", "keys"],
+  "Print what completes this command in a shell, and end; keys: those of the config, for that.",
 )
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
@@ -144,18 +162,25 @@ class Interrupt:
 def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if len(argv) > 1:
     raise ConfigError(f"{argv[1:]} is not understood; flags begin with --")
+  # Before jax and the signals: these need no device.
+  if _COMPLETION.value:
+    from totojax.config import completion
+
+    return completion.show(_COMPLETION.value, config)
   if config is None:
     raise ConfigError("--config is missing; try --config=configs/demo.py")
   values = config.to_dict()
-  # Before jax and the signals: listing keys needs no device.
-  if _LIST.value:
-    _print_keys(values)
-    return
+  if _LIST.value not in (None, "false"):
+    from totojax.config import document
+
+    return document.show(values, "" if _LIST.value == "true" else _LIST.value)
+  job = jobs.JOBS.get(str(values.get("run")))
+  if job is not None and job.early:
+    return jobs.early(values, epath.Path(_WORKDIR.value or "runs"))
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     console.quieten_orbax()
-  job = jobs.JOBS.get(str(values.get("run")))
   if _WORKDIR.value == "":
     raise ConfigError(
       "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
@@ -192,16 +217,6 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     where: dict[str, Any] = {name: flag.value for name, flag in several.items()}
     peers.join(**where)
     _work(values, interrupted)
-
-
-def _print_keys(config: dict[str, Any]) -> None:
-  """What `--list` prints."""
-  from totojax.config import document, roots
-
-  try:
-    print(document.listing(roots.read(config)), flush=True)
-  except BrokenPipeError:  # whoever reads has seen enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
@@ -258,6 +273,7 @@ def run() -> None:
   try:
     config, words = arguments.read(sys.argv)
     console.before_jax()
+    console.keep_compiled()
     app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
   except Exception as error:
     _end(error)

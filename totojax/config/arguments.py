@@ -90,18 +90,19 @@ def config_path(name: str) -> str:
     return name
   if not file:
     raise FileNotFoundError("--config names no file; try configs/demo.py")
+  for name, path in shipped().items():
+    if name == "configs/" + re.sub(r"^(\./)?configs/", "", file):
+      return f"{path}{colon}{argument}"
+  names = f"shipped with the package: {', '.join(shipped())}" if shipped() else "check the path"
+  raise FileNotFoundError(f"config {file!r} does not exist; {names}")
+
+
+def shipped() -> dict[str, pathlib.Path]:
+  """Name ("configs/demo.py") -> file of each config that ships with the package."""
   package = pathlib.Path(__file__).resolve().parent.parent
-  for root in (package / "configs", package.parent / "configs"):
-    if root.is_dir():
-      shipped = root / re.sub(r"^(\./)?configs/", "", file)
-      if shipped.is_file():
-        return f"{shipped}{colon}{argument}"
-      names = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
-      raise FileNotFoundError(
-        f"config {file!r} does not exist; shipped with the package:"
-        f" {', '.join('configs/' + name for name in names)}"
-      )
-  raise FileNotFoundError(f"config {file!r} does not exist; check the path")
+  roots = [root for root in (package / "configs", package.parent / "configs") if root.is_dir()]
+  paths = sorted(roots[0].rglob("*.py")) if roots else []
+  return {f"configs/{path.relative_to(roots[0])}": path for path in paths}
 
 
 def load(path: str) -> ConfigDict:

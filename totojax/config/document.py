@@ -3,8 +3,9 @@
 python -m totojax.config.document > docs/config.md
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import os
 import re
 import sys
 import types
@@ -19,7 +20,8 @@ Every key of every config, made from the schema in `totojax/config/` by
 `python -m totojax.config.document > docs/config.md`. A file in `configs/`
 starts from these defaults and changes what it is about;
 `--config.section.key=value` changes one more, and `--config=FILE --list` prints
-the keys of one config with the values that they have. "[gap]" marks what the
+the keys of one config with the values that they have (`--list=optim`: those of
+one section). "[gap]" marks what the
 paper does not say; what follows is where our default is from.
 """
 _UNITS = {
@@ -38,21 +40,51 @@ def unit(key: schema.Key) -> str:
   return _UNITS.get(key.path.rpartition(".")[2].rpartition("_")[2], "")
 
 
-def listing(config: Any) -> str:
-  """A line a key of a typed config: path = value, and what it means."""
-  lines = []
-  for key in schema.keys(config):
-    value = f"{key.path} = {key.value!r}"
-    words = "; ".join(filter(None, _words(key)))
-    lines.append(f"{value:<44}  # {words}")
+def show(values: Mapping[str, Any], section: str) -> None:
+  """Prints `listing` of a config as it was read."""
+  try:
+    print(listing(roots.read(values), section), flush=True)
+  except BrokenPipeError:  # whoever reads has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def listing(config: Any, section: str = "") -> str:
+  """A line a key of a typed config: path = value, its type and what it means.
+
+  Args:
+    config: of a job.
+    section: lists what is in it, or the key of that name; "": all. It may be
+      the end of a path: "optim" is in "stages.pretrain.optim" too.
+
+  Raises:
+    ConfigError: there is no such section; names one that there is.
+  """
+  lines, keys = [], list(schema.keys(config))
+  for key in keys:
+    if not section or f".{section.strip('.')}." in f".{key.path}.":
+      value = f"{key.path} = {key.value!r}"
+      words = "; ".join(filter(None, _words(key)))
+      lines.append(f"{value:<44}  # {words}")
+  if not lines:
+    raise schema.unknown(section, sections(keys))
   return "\n".join(lines)
 
 
+def sections(keys: Iterable[schema.Key]) -> list[str]:
+  """The paths of all sections that keys are in, each once."""
+  paths = dict.fromkeys(key.path for key in keys)
+  above = {p[:i]: None for p in paths for i, letter in enumerate(p) if letter == "."}
+  return list(above)
+
+
 def _words(key: schema.Key) -> Iterator[str]:
-  yield key.meta.doc
+  kind = describe(key.kind)
+  yield f"{kind}: {key.meta.doc}" if key.meta.doc else kind
   yield unit(key) and f"in {unit(key)}"
   yield str(key.meta.range)
   yield key.meta.source
+  plain = isinstance(key.default, bool | int | float | str | tuple)
+  yield f"default {key.default!r}" if plain and key.default != key.value else ""
 
 
 def page() -> str:

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from totojax import plugins
 from totojax.config import schema
 
-# `run` -> "module:class" here of the job's whole config, imported when it is asked for.
 # Key `run` -> "module:class" of its whole config, in this folder; imported when asked for.
 ROOTS: Mapping[str, str] = {
   "render": "pixels:Render",
@@ -54,6 +53,7 @@ ROOTS: Mapping[str, str] = {
   "finetune": "labels:Finetune",
   "export": "exchange:Export",
   "import": "exchange:Import",
+  "doctor": "doctor:Doctor",
 }
 
 

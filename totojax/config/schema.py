@@ -365,6 +365,7 @@ class Key:
   value: Any  # its value, or its default
   kind: Any  # its type
   meta: Meta  # what is said of it
+  default: Any = None  # of its section; None where it is not told
 
 
 def keys(values: Any, path: str = "") -> Iterator[Key]:
@@ -380,7 +381,7 @@ def keys(values: Any, path: str = "") -> Iterator[Key]:
     for section_path, one in sections.items():
       yield from keys(one, section_path)
     if not sections:
-      yield Key(key, value, _types(type(values))[f.name], meta)
+      yield Key(key, value, _types(type(values))[f.name], meta, f.default)
 
 
 def digests(values: Any) -> dict[str, str]:

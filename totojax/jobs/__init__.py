@@ -29,6 +29,7 @@ class Job:
   run: str
   shared: bool = False  # whether several processes do it together; else each would do it all
   kept: bool = True  # whether it leaves a run directory; a plan changes nothing, and is made anew
+  early: bool = False  # whether it is run before jax starts, as that may be broken
   # Whether it leaves data alone, which may be on s3://; what else a run leaves
   # are checkpoints, say, which may not.
   data: bool = False
@@ -54,7 +55,8 @@ JOBS: Mapping[str, Job] = {
   "shards": Job("shards:run", data=True),
   "tokenize": Job("tokenize.job:run", shared=True, data=True),
   "codes": Job("codes:run", data=True),
-  "plan": Job("plan.job:run", kept=False),
+  # How long the compiler takes is part of a plan.
+  "plan": Job("plan.job:run", kept=False, environment={"JAX_ENABLE_COMPILATION_CACHE": "false"}),
   "leakage": Job("leakage:run"),
   "official": Job("official:run"),
   "tokens_report": Job("tokens_report:run"),
@@ -89,6 +91,7 @@ JOBS: Mapping[str, Job] = {
   "report": Job("report:run"),
   "export": Job("exchange:export"),
   "import": Job("exchange:import_"),
+  "doctor": Job("doctor:run", kept=False, early=True),
   # Its stages are jobs too, and say themselves what several processes do.
   "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
 }
@@ -106,6 +109,13 @@ def find(name: str) -> Job:
   if name not in JOBS:
     raise ValueError(f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}")
   return JOBS[name]
+
+
+def early(values: Mapping[str, Any], workdir: "epath.Path") -> None:
+  """Runs a job that is there before jax is (`Job.early`); raises as it does."""
+  module, _, function = find(values["run"]).run.partition(":")
+  job = getattr(importlib.import_module(f"totojax.jobs.{module}"), function)
+  job(roots.read(values), workdir, lambda step: False)
 
 
 def typed(values: Any, workdir: "epath.PathLike") -> Any:

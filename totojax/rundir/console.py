@@ -18,11 +18,13 @@ import importlib.util
 import logging
 import math
 import os
+import platform
 import select
 import sys
 import threading
 import time
 from typing import NoReturn, TextIO
+import zlib
 
 from absl import logging as absl_logging
 from rich import console as rich_console, progress as rich_progress
@@ -335,6 +337,28 @@ def warn(text: str) -> None:
 def before_jax() -> None:
   """Of the C++ logs of XLA and TensorFlow errors alone, unless the user has set more."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read as they are imported
+
+
+def keep_compiled() -> str:
+  """Lets jax keep what it compiles in a folder, which is returned; "": it cannot.
+
+  The user's, JAX_COMPILATION_CACHE_DIR, or one below ~/.cache for each kind of
+  CPU: what is compiled for one has instructions that others lack.
+  """
+  if (folder := os.environ.get("JAX_COMPILATION_CACHE_DIR")) is not None:
+    return folder
+  kind = platform.machine()
+  with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
+    kind = next(line for line in file if line.startswith(("flags", "Features")))
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  folder = os.path.join(cache, "totojax", f"compiled-{zlib.crc32(kind.encode()):08x}")
+  with contextlib.suppress(OSError):
+    os.makedirs(folder, exist_ok=True)
+  if not os.access(folder, os.W_OK | os.X_OK):
+    return ""
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+  return folder
 
 
 def after_jax() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import sys
-import threading
 import time
 from typing import Any
 
@@ -65,10 +64,10 @@ def _segments(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any
   else:
     names = [below.name for below in files.children(path.parent)]
   later = [name for name in names if re.fullmatch(_LATER.format(path.stem), name)]
-  later.sort(key=_number)
+  later.sort(key=segment_number)
   for number, name in enumerate(later, 1):
-    if _number(name) != number:
-      missing = path.parent / _name(number)
+    if segment_number(name) != number:
+      missing = path.parent / segment_name(number)
       raise files.Damaged(path, f"{missing} is missing, and {name} is there", "; restore it")
   if later and not files.exists(path):
     raise files.Damaged(path, f"it is missing, and {later[0]} is there", "; restore it")
@@ -87,13 +86,13 @@ def _segments_if_any(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[s
     yield from _segments(path)
 
 
-def _name(number: int) -> str:
+def segment_name(number: int) -> str:
   """The file of this number of a log."""
   stem, suffix = FILE.split(".")
   return f"{stem}.{number:04d}.{suffix}" if number else FILE
 
 
-def _number(name: str) -> int:
+def segment_number(name: str) -> int:
   """Which file of a log one is: 0 of metrics.jsonl, 1 of metrics.0001.jsonl."""
   number = name.split(".")[-2]
   return int(number) if number.isdecimal() else 0
@@ -164,7 +163,11 @@ class MetricsLog:
       # The last first: whenever this is stopped, what is left is a beginning.
       for each in reversed(later):
         files.remove(each)
-      kind = _Segments if objects.is_url(workdir) else _Appended
+      kind: type[Any] = _Appended
+      if objects.is_url(workdir):
+        from totojax.rundir import segments  # of buckets alone
+
+        kind = segments.Segments
       self._file = kind(last, "".join(map(_line, rows)))
       self._events = events.Events(workdir / "tensorboard", purge_step=restored_step + 1)
 
@@ -230,77 +233,6 @@ class _Appended:
 
   def close(self) -> None:
     pass
-
-
-class _Segments:
-  """Rows in an object store, which cannot append: the last file is put anew.
-
-  A thread does it, every few seconds; once a file is of some size, the next one
-  begins. So rows cost the loop no request, and however many they are, the store
-  gets 50 KB/s at most.
-  """
-
-  def __init__(self, path: epath.Path, text: str):
-    self._path, self._data = path, bytearray(text.encode())
-    files.write_text(path, text)
-    self._lines: list[str] = []  # not written yet
-    self._hurry = self._writing = False
-    self._error: Exception | None = None
-    self._change = threading.Condition()
-    threading.Thread(target=self._work, name="metrics", daemon=True).start()
-
-  def write(self, line: str) -> None:
-    with self._change:
-      self._check()
-      self._lines.append(line)
-      self._change.notify_all()
-
-  def flush(self, timeout_s: float | None = None) -> None:
-    """Waits until all is written, or so long; raises what the thread has met."""
-    with self._change:
-      self._hurry = True
-      self._change.notify_all()
-      self._change.wait_for(lambda: self._error or not (self._lines or self._writing), timeout_s)
-      self._check()
-
-  def close(self) -> None:
-    with contextlib.suppress(Exception):  # an error is on its way already
-      self.flush(CLOSE_S)
-
-  def _check(self) -> None:
-    if self._error is not None:
-      raise self._error
-
-  def _work(self) -> None:
-    due_s = 0.0
-    while True:
-      with self._change:
-        while not self._lines or not (self._hurry or time.monotonic() >= due_s):
-          self._change.wait(max(due_s - time.monotonic(), 0.0) if self._lines else None)
-        lines, self._lines, self._writing = self._lines, [], True
-      try:
-        self._put(lines)
-        due_s = time.monotonic() + WRITE_EVERY_S
-      except Exception as error:
-        self._error = error
-      with self._change:
-        self._writing, self._hurry = False, self._hurry and bool(self._lines)
-        self._change.notify_all()
-        if self._error is not None:
-          return
-
-  def _put(self, lines: list[str]) -> None:
-    lock.confirm()
-    changed = False
-    for line in lines:
-      if len(self._data) >= SEGMENT_BYTES:
-        if changed:
-          files.write_bytes(self._path, bytes(self._data))
-        self._path = self._path.parent / _name(_number(self._path.name) + 1)
-        self._data.clear()
-      self._data += line.encode()
-      changed = True
-    files.write_bytes(self._path, bytes(self._data))
 
 
 def _line(row: Mapping[str, Any]) -> str:
