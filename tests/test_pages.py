@@ -171,7 +171,8 @@ def test_the_audit_has_a_page(tmp_path):
 
 _SEEN = """
 const lum = (c) => {
-  const [r, g, b] = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+  const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const [r, g, b] = c.map((v) => linear(v / 255));
   return .2126 * r + .7152 * g + .0722 * b;
 };
 const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -183,7 +184,8 @@ const under = (e) => {
   return [255, 255, 255];
 };
 const shown = (e) => e.getClientRects().length > 0;
-const contrasts = [...document.querySelectorAll("p, td, th, dt, dd, a, li, figcaption, code, h2, summary")]
+const words = "p, td, th, dt, dd, a, li, figcaption, code, h2, summary";
+const contrasts = [...document.querySelectorAll(words)]
   .filter(shown).map((e) => {
     const [a, b] = [lum(rgb(getComputedStyle(e).color).slice(0, 3)), lum(under(e).slice(0, 3))];
     return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.outerHTML.slice(0, 80)];
@@ -217,7 +219,9 @@ def test_on_a_phone_in_a_real_browser(chain, tmp_path):
   read(chain, tmp_path / "chain")
   side_by_side.write(tmp_path / "several", several(chain, tmp_path))
   # Negative control: a table that cannot break its line, and grey on grey.
-  bad = page.page("bad", ['<p style="color: #888; background: #777">x</p><p style="width: 600px">y'])
+  bad = page.page(
+    "bad", ['<p style="color: #888; background: #777">x</p><p style="width: 600px">y']
+  )
   (tmp_path / "bad.html").write_text(bad)
   options = webdriver.ChromeOptions()
   options.binary_location = chromium

@@ -144,6 +144,7 @@ def test_probes_that_do_not_belong_together_are_refused(tmp_path):
 
 def page_of(chain, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
   return pages.Page(fake_chain.page(chain).read_text())
 
 

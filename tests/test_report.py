@@ -25,6 +25,7 @@ def _copy(chain, tmp_path):
 def _undrawn(monkeypatch):
   """Pages without their figures: the captions do where text is looked at."""
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
 
 
 def _read(chain):
@@ -91,7 +92,9 @@ def test_the_first_figure_is_a_file_too(chain, copy, tmp_path):
 def test_the_page_needs_nothing_else(chain):
   page = _read(chain)
   assert all(x.startswith(("data:image/png", "#")) for x in page.loads)
-  assert all(x.startswith(("#", "data:text/csv;base64,", paper.ADDRESS, paper.PDF)) for x in page.links)
+  assert all(
+    x.startswith(("#", "data:text/csv;base64,", paper.ADDRESS, paper.PDF)) for x in page.links
+  )
   assert "script" not in page.tags  # the config's <script> is text
   assert "<script>alert(1)</script>" in page.text
   assert len(page.ids) == len(set(page.ids))

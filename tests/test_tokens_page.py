@@ -48,6 +48,7 @@ def test_the_page_says_what_was_counted(done):
 
 def test_the_page_needs_the_run_directory_alone(done, tmp_path, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
   for name in ("tokens.json", "rank_frequency.csv"):
     (tmp_path / name).write_bytes((done / name).read_bytes())
   whole = pages.Page(frame.write(tmp_path, tokens_page.PAGE).read_text()).text
@@ -63,6 +64,7 @@ def test_the_page_needs_the_run_directory_alone(done, tmp_path, monkeypatch):
 
 def test_names_are_text(data, tmp_path, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
   stores = {"a, <script>": str(data / "clips"), "ü/b": str(data / "more")}
   config = token_reports.config(data, stores=stores)
   assert token_reports.run(config, tmp_path / "run")

@@ -231,8 +231,8 @@ def picture(data: bytes, kind: str, alt: str) -> str:
   for strips of frames, which scroll.
   """
   with Image.open(io.BytesIO(data)) as image:
-    width, _ = image.size
-  times = max(1, LEAST_WIDTH // width)
+    width, height = image.size
+  times = max(1, LEAST_WIDTH // max(width, height))
   box = "scroll strip" if width > STRIP_WIDTH else "fit"
   shown = f'<img alt="{text(alt)}" width="{times * width}" src="{_source(data, kind)}">'
   return f'<div class="{box}">{shown}</div>'
