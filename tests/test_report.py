@@ -8,7 +8,7 @@ import numpy as np
 import pages
 import pytest
 
-from totojax.report import paper, plots, reading, report, verdict
+from totojax.report import frame, kinds, paper, plots, reading, report, verdict
 
 
 @pytest.fixture(scope="module", name="chain")
@@ -174,7 +174,9 @@ def test_a_missing_or_damaged_file_costs_its_section(copy, name, gone, stays, un
 
 def test_an_empty_chain_still_gives_a_page(tmp_path):
   (tmp_path / "demo").mkdir()
-  text = _read(tmp_path / "demo").text
+  folder = reading.RunFolder(tmp_path / "demo")
+  path = frame.write(tmp_path / "page", kinds.chain(folder), run=folder.path)
+  text = pages.Page(path.read_text()).text
   assert text.count("Not shown") >= 8 and "Reconstructions" not in text
   assert "validate/metrics.json is missing" in text
 
