@@ -323,6 +323,6 @@ def test_figure_10_draws_the_means_of_frames(chain):
   thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
   assert len(thick) == fake_chain.FRAMES
   t = table["moving"]
-  for frame, line in enumerate(thick):
-    want = t["mean"][t["frame"] == frame].mean()
+  for number, line in enumerate(thick):
+    want = t["mean"][t["frame"] == number].mean()
     np.testing.assert_allclose(line.get_ydata(), want)
