@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from totojax.report import frame, kinds, reading
+
 FRAMES, GRID = 8, 4
 MANIFEST = {
   "started": "2025-01-31T13:05:09+00:00",
@@ -24,6 +26,11 @@ MANIFEST = {
 def _json(path, value):
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(value))
+
+
+def page(chain):
+  """The path of the page of a chain, as `run = "report"` writes it."""
+  return frame.write(chain / "report", kinds.of(reading.RunFolder(chain)), run=chain)
 
 
 def write(root):

@@ -7,12 +7,12 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(html.parser.HTMLParser):
-  """Checks that tags are balanced; keeps text, and what is loaded."""
+  """Checks that tags are balanced; keeps text, what is loaded, and where links lead."""
 
   def __init__(self, source):
     super().__init__()
     self.open, self.ids, self.loads, self.parts = [], [], [], []
-    self.tags = []
+    self.tags, self.links = [], []
     self.feed(source)
     self.close()
     assert not self.open, self.open
@@ -22,7 +22,11 @@ class Page(html.parser.HTMLParser):
     self.tags.append(tag)
     self.ids += [attrs["id"]] if "id" in attrs else []
     loading = ("src", "href", "xlink:href")
-    self.loads += [attrs[k] for k in loading if k in attrs]
+    found = [attrs[k] for k in loading if k in attrs]
+    if tag == "a":  # is followed, not loaded
+      self.links += found
+    else:
+      self.loads += found
     if tag not in VOID:
       self.open.append(tag)
 

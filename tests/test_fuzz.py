@@ -82,7 +82,12 @@ from totojax.evals import lpips, sta_baselines, sta_results
 from totojax.jobs import exchange
 from totojax.jobs.sta import encoding as sta_encoding
 from totojax.jobs.sweep import finished
-from totojax.report import page, reading as report_reading, run_sections
+from totojax.report import (
+  frame as report_frame,
+  model_sections,
+  reading as report_reading,
+  run_sections,
+)
 from totojax.rundir import directory, files, lock, metrics
 from totojax.storage import outside
 from totojax.tokenizers import causal_modules, vqgan_modules, weights
@@ -1376,8 +1381,10 @@ def make_old_run(path):
 def read_run(path):
   """What a report, a sweep and the next start of the run make of it."""
   run, below = path / "pretrain", report_reading.RunFolder(path)
-  for body in (run_sections.timings, run_sections.environment, run_sections.settings):
-    assert page.section("", body, below)  # says what is wrong, and is no error
+  kind = report_frame.Kind("", model_sections.claim, (("Time", run_sections.timings),))
+  assert report_frame.write(
+    path / "page", kind, run=path
+  ).exists()  # says what is wrong, and is no error
   kept, refusal, past, table = {}, None, None, None
   try:
     (past,) = finished.read([f"a={run}"], "sweep.runs")

@@ -13,7 +13,7 @@ from scipy import stats
 from totojax import jobs
 from totojax.config.schema import ConfigError
 from totojax.jobs.probe import seeds
-from totojax.report import layer_sections, plots, report, shares
+from totojax.report import layer_sections, plots, shares
 
 SOURCES = {"trained": 3, "untrained": 3, "pixels": 1, "histogram": 1}
 GOOD = {
@@ -144,12 +144,13 @@ def test_probes_that_do_not_belong_together_are_refused(tmp_path):
 
 def page_of(chain, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
-  return pages.Page(report.write_report(chain, chain / "report").read_text())
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
+  return pages.Page(fake_chain.page(chain).read_text())
 
 
 def test_the_report_shows_every_probe_and_all_seeds(tmp_path, monkeypatch):
   chain = fake_chain.write(tmp_path / "learns")
-  assert "This chain has no probes." in page_of(chain, monkeypatch).text
+  assert "What each layer knows" not in page_of(chain, monkeypatch).text
   paths = probes(chain, "motion", GOOD)
   together(chain, motion=paths)
   config = json.loads((chain / "config.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pages
 import pytest
 
-from totojax.report import plots, reading, report, verdict
+from totojax.report import frame, kinds, paper, plots, reading, report, verdict
 
 
 @pytest.fixture(scope="module", name="chain")
@@ -25,11 +25,11 @@ def _copy(chain, tmp_path):
 def _undrawn(monkeypatch):
   """Pages without their figures: the captions do where text is looked at."""
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
 
 
 def _read(chain):
-  path = report.write_report(chain, chain / "report")
-  return pages.Page(path.read_text())
+  return pages.Page(fake_chain.page(chain).read_text())
 
 
 def test_numbers_and_sections_appear(chain):
@@ -67,15 +67,15 @@ def test_numbers_and_sections_appear(chain):
     "6.54 k",
     "1.2%",  # times
     "1,337,216",
-    "0.10.2",
-    "1 x cpu",
+    "0.10.3",
+    "3 x cpu",
     "9.12 M",
     "train.batch_tokens",
     "2048",
   ):
     assert words in page.text, words
   assert "Not shown" not in page.text
-  assert page.tags.count("svg") == 2 * 3 + 2  # two sizes of three, two halves
+  assert page.tags.count("figure") == 3 + 2 + 1  # curves, halves, pictures
   assert page.tags.count("img") == 4 * 8
 
 
@@ -92,6 +92,9 @@ def test_the_first_figure_is_a_file_too(chain, copy, tmp_path):
 def test_the_page_needs_nothing_else(chain):
   page = _read(chain)
   assert all(x.startswith(("data:image/png", "#")) for x in page.loads)
+  assert all(
+    x.startswith(("#", "data:text/csv;base64,", paper.ADDRESS, paper.PDF)) for x in page.links
+  )
   assert "script" not in page.tags  # the config's <script> is text
   assert "<script>alert(1)</script>" in page.text
   assert len(page.ids) == len(set(page.ids))
@@ -105,7 +108,7 @@ def test_the_page_needs_nothing_else(chain):
 def test_the_foot_says_what_the_run_was(copy, undrawn):
   del undrawn
   words = (
-    "totojax --config='my <run>.py'",
+    "totojax --config=b.py",  # of the last start
     "totojax 0.0.7",
     "commit 0123456789ab ",
     "with changes that were not committed",
@@ -136,8 +139,8 @@ def test_the_foot_says_what_the_run_was(copy, undrawn):
 
 
 def test_same_files_same_page(chain):
-  first = report.write_report(chain, chain / "report").read_text()
-  assert first == report.write_report(chain, chain / "report").read_text()
+  first = fake_chain.page(chain).read_text()
+  assert first == fake_chain.page(chain).read_text()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_same_files_same_page(chain):
   [
     ("validate/metrics.json", "The model beats", "24.6 dB"),
     ("pretrain/metrics.jsonl", "Cross-entropy", "1.7123"),
-    ("validate/position_loss.csv", "Figure 10", "By frame"),
+    ("validate/position_loss.csv", "thick lines", "By frame"),
     ("validate/frame_loss.csv", "By frame", "By row"),
     ("shards/samples.npz", "Held-out frames", "187 of 256"),
     ("shards/tokens.json", "187 of 256", "Held-out frames"),
@@ -171,8 +174,10 @@ def test_a_missing_or_damaged_file_costs_its_section(copy, name, gone, stays, un
 
 def test_an_empty_chain_still_gives_a_page(tmp_path):
   (tmp_path / "demo").mkdir()
-  text = _read(tmp_path / "demo").text
-  assert text.count("Not shown") >= 8
+  folder = reading.RunFolder(tmp_path / "demo")
+  path = frame.write(tmp_path / "page", kinds.chain(folder), run=folder.path)
+  text = pages.Page(path.read_text()).text
+  assert text.count("Not shown") >= 8 and "Reconstructions" not in text
   assert "validate/metrics.json is missing" in text
 
 
@@ -290,7 +295,8 @@ def test_an_unknown_standard_error_is_said(copy, undrawn):
   metrics = json.loads(path.read_text())
   kept = {k: v for k, v in metrics.items() if not k.endswith("_sem")}
   path.write_text(json.dumps(kept | {"moving/copy/loss_sem": float("nan")}))
-  assert "standard error of the difference unknown" in _read(copy).text
+  text = _read(copy).text
+  assert "standard error of the difference unknown" in text and "(interval unknown)" in text
 
 
 def test_a_diverged_run_can_be_shown(copy):
@@ -317,6 +323,6 @@ def test_figure_10_draws_the_means_of_frames(chain):
   thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
   assert len(thick) == fake_chain.FRAMES
   t = table["moving"]
-  for frame, line in enumerate(thick):
-    want = t["mean"][t["frame"] == frame].mean()
+  for number, line in enumerate(thick):
+    want = t["mean"][t["frame"] == number].mean()
     np.testing.assert_allclose(line.get_ydata(), want)

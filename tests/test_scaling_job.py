@@ -112,7 +112,7 @@ def test_a_planted_law_is_found(place, capsys, frontier, worse):
   assert float(a5[0]["macs"]) == macs
   assert float(a5[0]["pf_days"]) == pytest.approx(2 * macs / 8.64e19)
   page = (workdir / "report.html").read_text()
-  assert "compute^-0.08" in page and "another format" not in page
+  assert "to the power of -0.080" in page and "another format" not in page
   assert (workdir / "scaling.png").read_bytes()[:4] == b"\x89PNG"
   assert "compute^-0.0800" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from totojax.config import recipes, roots, study_recipes
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand, job
-from totojax.report import optimum, reading, sweep_page
+from totojax.report import frame, optimum, reading, sweep_page
 from totojax.rundir import directory
 
 STEPS = 4
@@ -265,7 +265,7 @@ def test_a_sweep_resumes_skips_and_reports(data, place, monkeypatch):
   assert len(rows) == 6
   assert {row["log2_lr"] for row in rows} == {"-9.0", "-7.0", "-6.0"}
   html = (workdir / "report.html").read_text()
-  assert "Not shown" not in html and html.count("<svg") == 2
+  assert "Not shown" not in html and html.count("<svg role") == 2
   assert (workdir / "sweep_mup_512.png").exists()
   assert directory.read_config(workdir)["run"] == "sweep"
 
@@ -373,9 +373,9 @@ def test_models_of_one_width_are_ranked():
 def test_the_page_shows_every_run_and_the_optima(tmp_path):
   write_points(tmp_path)
   sweep_page.write_figures(tmp_path)
-  html = sweep_page.write_report(tmp_path).read_text()
+  html = frame.write(tmp_path, sweep_page.PAGE).read_text()
   assert "Not shown" not in html
-  assert html.count("<svg") == 4  # two figures, wide and narrow
+  assert html.count("<svg role") == 4  # two figures, wide and narrow
   assert "drifts by two octaves" in html and "stays within one octave" in html
   assert "All 84 runs" in html and "µP" in html
   assert len(list(tmp_path.glob("sweep_*.png"))) == 2
@@ -386,5 +386,5 @@ def test_the_page_shows_every_run_and_the_optima(tmp_path):
 
 
 def test_a_page_without_its_csv_says_so(tmp_path):
-  html = sweep_page.write_report(tmp_path).read_text()
-  assert html.count("sweep.csv is missing") == 4
+  html = frame.write(tmp_path, sweep_page.PAGE).read_text()
+  assert html.count("sweep.csv is missing") == 5  # the verdict and all sections

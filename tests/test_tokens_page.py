@@ -5,7 +5,7 @@ import pages
 import pytest
 import token_reports
 
-from totojax.report import ngram_sections, plots, tokens_page
+from totojax.report import frame, ngram_sections, plots, tokens_page
 
 
 @pytest.fixture(scope="module", name="data")
@@ -43,26 +43,28 @@ def test_the_page_says_what_was_counted(done):
   ):
     assert words in page.text, words
   assert "Not shown" not in page.text
-  assert page.tags.count("svg") == 2 + 1 + 1
+  assert page.tags.count("figure") == 3
 
 
 def test_the_page_needs_the_run_directory_alone(done, tmp_path, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
   for name in ("tokens.json", "rank_frequency.csv"):
     (tmp_path / name).write_bytes((done / name).read_bytes())
-  whole = pages.Page(tokens_page.write_report(tmp_path).read_text()).text
+  whole = pages.Page(frame.write(tmp_path, tokens_page.PAGE).read_text()).text
   assert "Not shown" not in whole
   (tmp_path / "rank_frequency.csv").unlink()
-  text = pages.Page(tokens_page.write_report(tmp_path).read_text()).text
+  text = pages.Page(frame.write(tmp_path, tokens_page.PAGE).read_text()).text
   assert text.count("rank_frequency.csv is missing") == 2
   assert "352 tokens" in text
   (tmp_path / "tokens.json").write_text('{"stores": 3}')
-  text = pages.Page(tokens_page.write_report(tmp_path).read_text()).text
+  text = pages.Page(frame.write(tmp_path, tokens_page.PAGE).read_text()).text
   assert "have another format" in text and "-sum p ln p" in text
 
 
 def test_names_are_text(data, tmp_path, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
+  monkeypatch.setattr(plots, "_legend", lambda *_: "")
   stores = {"a, <script>": str(data / "clips"), "ü/b": str(data / "more")}
   config = token_reports.config(data, stores=stores)
   assert token_reports.run(config, tmp_path / "run")

@@ -229,9 +229,14 @@ class TokenStudyJob(Job):
 
 @section("", run="report")
 class Report(Job):
-  """`run = "report"`: one page about a chain."""
+  """`run = "report"`: one page about finished runs, or runs that are on their way.
 
-  chain: str = field("", "its folder")
+  Attributes:
+    runs: a single one gets the page of its kind, several stand side by side.
+  """
+
+  chain: str = field("", "folder of the one run, as a chain's stage has it")
+  runs: tuple[str, ...] = field((), '"FOLDER" or "NAME=FOLDER" of runs', once=True)
 
 
 @section("data")

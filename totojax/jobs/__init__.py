@@ -88,7 +88,7 @@ JOBS: Mapping[str, Job] = {
   "token_study": Job("token_study:run"),
   # PyTorch is measured beside JAX and needs its part of a GPU's memory.
   "bench": Job("bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
-  "report": Job("report:run"),
+  "report": Job("report:run", kept=False),
   "export": Job("exchange:export"),
   "import": Job("exchange:import_"),
   "doctor": Job("doctor:run", kept=False, early=True),

@@ -3,7 +3,7 @@
 Every number of Tables 1, 2, 4, 6, 10 and 15 that follows from others, those of
 Tables 5 and 12 that stand in two places, and the units of the scaling law,
 beside what is printed; where the paper disagrees with
-itself, the row says so. Leaves `audit.csv`.
+itself, the row says so. Leaves `audit.csv` and `report.html`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from rich import console as rich_console, table as rich_table
 from totojax import flops, jobs
 from totojax.config import model as models, schema, studies
 from totojax.models import gpt2, llama, mamba
-from totojax.report import paper, scaling
+from totojax.report import audit_page, frame, paper, scaling
 from totojax.rundir import console, directory, files
 
 DVAE_VOCAB, VQGAN_VOCAB = 8192, 16384
@@ -45,6 +45,7 @@ def run(config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupte
   lines = audit()
   files.write_csv(workdir / "audit.csv", map(vars, lines))
   _print(lines)
+  console.say(f"report: {frame.write(workdir, audit_page.PAGE)}")
   return True
 
 

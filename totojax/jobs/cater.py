@@ -24,7 +24,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.sources import cater, items as items_lib
 from totojax.evals import cells, resampled
 from totojax.jobs.probe import seeds
-from totojax.report import cater_sections, page, shares
+from totojax.report import cater_sections, frame, shares
 from totojax.rundir import console, directory, files
 from totojax.storage import outside, reading
 
@@ -99,7 +99,7 @@ def run(config: config_lib.Cater, workdir: epath.Path, interrupted: jobs.Interru
     console.say(line)
   if clips.missing:
     console.say(f"{len(clips.missing)} clips are missing or wrong: {workdir / 'missing.csv'}")
-  path = page.write(workdir, about="CATER", sections=cater_sections.SECTIONS)
+  path = frame.write(workdir, cater_sections.PAGE)
   console.say(f"report: {path}")
   return True
 

@@ -34,7 +34,7 @@ from totojax.data.store import feature_files, store as store_lib
 from totojax.data.stream import labelled
 from totojax.jobs.probe import seeds
 from totojax.models import taps
-from totojax.report import compare_page, shares
+from totojax.report import compare_page, frame, shares
 from totojax.rundir import console, directory, files, pieces
 from totojax.trained import backbone, encoders, model as pretrained, ready
 
@@ -93,7 +93,7 @@ def run(config: compare.CompareJob, workdir: epath.Path, interrupted: jobs.Inter
     rows.append({"encoder": name, "probe": probe, **found, **cost})
     _write(rows, workdir)
   console.say(_table(rows))
-  console.say(f"report: {compare_page.write(workdir)}")
+  console.say(f"report: {frame.write(workdir, compare_page.PAGE)}")
   return True
 
 

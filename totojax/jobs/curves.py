@@ -1,7 +1,7 @@
 """`run = "curves"`: training curves of several runs over tokens (Figure 2).
 
 Reads what runs have logged so far, trains nothing. Leaves `curves.csv`,
-`curves.png` and `report.html`.
+`validation.csv` where runs held something out, `curves.png` and `report.html`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from totojax import jobs
 from totojax.config import studies
 from totojax.jobs.sweep import finished
-from totojax.report import curves_page, plots, reading
+from totojax.report import curves_page, frame, model_sections, plots, reading
 from totojax.rundir import console, directory, files
 
 
@@ -29,8 +29,14 @@ def run(config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interr
   rows = [row for source in runs for row in points(source, settings)]
   directory.begin(workdir, config, points=len(rows))
   files.write_csv(workdir / "curves.csv", rows)
+  if held := [
+    row
+    for source in runs
+    for row in model_sections.held_out(source.rows, source.name, source.manifest["tokens_per_step"])
+  ]:
+    files.write_csv(workdir / curves_page.FILE, held)
   plots.write(workdir / "curves.png", curves_page.drawing(reading.RunFolder(workdir)))
-  console.say(f"report: {curves_page.write_report(workdir)}")
+  console.say(f"report: {frame.write(workdir, curves_page.PAGE)}")
   return True
 
 

@@ -22,7 +22,7 @@ from totojax.data.pixels import augment, containers, images, movies, whole
 from totojax.evals import feature_views
 from totojax.jobs.generate import prompts
 from totojax.jobs.surprise import maps as heat
-from totojax.report import feature_sections, page
+from totojax.report import feature_sections, frame
 from totojax.rundir import console, directory, files
 from totojax.storage import outside, reading
 from totojax.trained import grids
@@ -74,7 +74,7 @@ def run(
   files.write_json(
     workdir / "feature_maps.json", {"basis": config.basis, "drawn": drawn, "clips": len(clips)}
   )
-  path = page.write(workdir, about="features", sections=feature_sections.SECTIONS)
+  path = frame.write(workdir, feature_sections.PAGE)
   console.say(f"report: {path}")
   return True
 

@@ -21,7 +21,7 @@ from totojax.data.stream import labelled
 from totojax.evals import knn
 from totojax.jobs.labels import setup as setup_lib
 from totojax.jobs.probe import setup as probe_setup
-from totojax.report import layer_sections, shares
+from totojax.report import frame, layer_sections, shares
 from totojax.rundir import console, directory, files, pieces
 from totojax.trained import backbone
 
@@ -189,7 +189,7 @@ def _finish(table: list[dict[str, Any]], sets: setup_lib.Sets, workdir: epath.Pa
   files.write_csv(workdir / "predictions.csv", _predictions(table, sets.validation))
   for line in said:
     console.say(line)
-  console.say(f"report: {layer_sections.write_neighbours(workdir)}")
+  console.say(f"report: {frame.write(workdir, layer_sections.NEIGHBOURS)}")
 
 
 def _predictions(table: list[dict[str, Any]], data: labelled.Records) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from totojax import jobs
 from totojax.config import studies
 from totojax.config.studies import Scaling
 from totojax.jobs.sweep import finished
-from totojax.report import plots, reading, scaling, scaling_page
+from totojax.report import frame, plots, reading, scaling, scaling_page
 from totojax.rundir import console, directory, files
 
 
@@ -39,7 +39,7 @@ def run(config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Inter
   plots.write(workdir / "scaling.png", scaling_page.drawing(reading.RunFolder(workdir)))
   for sentence in scaling_page.verdict(summary):
     console.say(sentence)
-  console.say(f"report: {scaling_page.write_report(workdir)}")
+  console.say(f"report: {frame.write(workdir, scaling_page.PAGE)}")
   return True
 
 

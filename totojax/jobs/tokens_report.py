@@ -20,7 +20,7 @@ import numpy as np
 from totojax.config import tokens as tokens_config
 from totojax.data.store import store as store_lib
 from totojax.evals import reconstructions, token_counts
-from totojax.report import ngram_sections, paper, tokens_page
+from totojax.report import frame, ngram_sections, paper, tokens_page
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import ngrams
 
@@ -85,7 +85,7 @@ def run(
   files.write_csv(workdir / "rank_frequency.csv", rank_rows(tables))
   files.write_json(workdir / "tokens.json", facts)
   tokens_page.write_figures(workdir)
-  console.say(f"report: {tokens_page.write_report(workdir)}")
+  console.say(f"report: {frame.write(workdir, tokens_page.PAGE)}")
   return True
 
 

@@ -23,7 +23,7 @@ from totojax.config.validate import Validate
 from totojax.data.stream import rows
 from totojax.evals import baselines, loss_tables, val_loss
 from totojax.jobs import pretrain, stores
-from totojax.report import page, plots, verdict
+from totojax.report import plots, provenance, verdict
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 from totojax.trained import backbone
@@ -55,7 +55,7 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   batches = stores.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
   data = rows.identities(validation=held_out)
   directory.begin(workdir, config, data=data, step=source.step)
-  console.say(f"{source.path} at step {source.step}; {page.stores(data)}")
+  console.say(f"{source.path} at step {source.step}; {provenance.stores(data)}")
 
   total = sum(len(part) for part in batches.values())
   with console.tracking("validating", unit="batches", total=total) as bar:

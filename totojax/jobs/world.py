@@ -22,7 +22,7 @@ from totojax.config.world import World
 from totojax.data.pixels import workers
 from totojax.data.store import certificates, fill, manifests, shards
 from totojax.data.store.store import Store
-from totojax.report import page, world_sections
+from totojax.report import frame, world_sections
 from totojax.rundir import console, directory, files, pieces
 from totojax.world import cater, davis, delivery, ego4d, processes, records
 
@@ -234,5 +234,5 @@ def _finish(config: World, workdir: epath.Path) -> None:
       },
     )
   files.remove(workdir / PARTS)
-  page.write(workdir, about="a rendered world", sections=world_sections.SECTIONS)
+  frame.write(workdir, world_sections.PAGE)
   console.say(f"{config.amount.train + config.amount.val} clips; report: {workdir / 'report.html'}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.report import page, paper, plots, reading
+from totojax.report import frame, page, paper, plots, reading
 
 _NAMES = {
   "last seen": "rule: the last visible place",
@@ -19,6 +19,25 @@ _GROUPS = {
   "hidden, not carried": "The snitch ends hidden, in the cell in which it was covered",
   "seen": "Nothing covers the snitch at the end",
 }
+
+
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """Whether a model is better than the last visible place, where the snitch is carried."""
+  facts = folder.json("metrics.json")
+  groups = ("carried", "all")
+  told = [one for group in groups for one in facts["verdicts"] if one["group"] == group]
+  rows = [row for group in groups for row in facts["rows"] if row["group"] == group and row["n"]]
+  mine = [row for row in rows if row["name"] in facts["models"]]
+  if not mine:
+    raise reading.Missing("metrics.json has no model")
+  if not told:
+    row = max(mine, key=lambda one: one["top1"] or 0.0)
+    said = f"top-1 {_percent(row, 'top1')}, 95 %, on {row['n']} clips"
+    return frame.Claim(f"{row['name']}: top-1 {100 * (row['top1'] or 0):.1f} %.", said)
+  best = next((one for one in told if one["top1"] or one["l1"]), told[0])
+  row = next(r for r in mine if (r["name"], r["group"]) == (best["name"], best["group"]))
+  said = f"top-1 {_percent(row, 'top1')}, L1 {_cells(row)}, 95 %, on {row['n']} clips"
+  return frame.Claim(f"{_verdict(best)}.", said, bool(best["top1"] or best["l1"]) or None)
 
 
 def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -123,7 +142,7 @@ def distances(folder: reading.RunFolder) -> str:
 def published(folder: reading.RunFolder) -> str:
   """Table 12: of CATER itself, and of models that no report has."""
   if not folder.json("metrics.json")["paper"]:
-    return page.missing("paper is False")
+    return ""
   lines = [(name, model, *scores) for name, model, *scores in paper.TABLE_12_ROWS]
   told = ", ".join(f"{text} at {n} frames" for n, (text, _) in paper.TABLE_12.items())
   return page.table(("the paper's", "model", "16 frames", "32 frames"), lines, words=2) + (
@@ -136,8 +155,9 @@ def published(folder: reading.RunFolder) -> str:
   )
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("Where is the snitch?", found),
-  ("How far off", distances),
-  ("The paper's numbers", published),
+PAGE = frame.Kind(
+  "CATER",
+  claim,
+  (("Where is the snitch?", found), ("How far off", distances), ("The paper's numbers", published)),
+  paper=("Table 12",),
 )

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
 import numpy as np
 
-from totojax.report import page, plots, reading
+from totojax.report import frame, page, plots, reading
 
 COLUMNS: tuple[page.Column, ...] = (
   ("encoder", "{encoder}"),
@@ -30,10 +29,18 @@ def cells(row: Mapping[str, Any]) -> list[str]:
   return page.cells(COLUMNS, row)
 
 
-def write(workdir: epath.PathLike) -> epath.Path:
-  """Writes `report.html` beside `compare.csv`; returns its path."""
-  sections = [("Encoders compared", _section)]
-  return page.write(workdir, about="encoders compared", sections=sections)
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """The best encoder of the first measure."""
+  rows = folder.records("compare.csv")
+  measure = rows[0]["measure"]
+  best = max((r for r in rows if r["measure"] == measure), key=lambda row: float(row["score"]))
+  line = (
+    f"{best['encoder']} is best by {best['probe']}: {100 * float(best['score']):.1f} % {measure}."
+  )
+  if not best["low"]:
+    return frame.Claim(line, "interval unknown")
+  ends = f"95 % from {100 * float(best['low']):.1f} to {100 * float(best['high']):.1f} %"
+  return frame.Claim(line, f"{ends}, on {best['n']} items.")
 
 
 def _section(folder: reading.RunFolder) -> str:
@@ -54,7 +61,7 @@ def _section(folder: reading.RunFolder) -> str:
       style = {**look, "ls": "none", "marker": "o", "label": probe}
       plots.points(axes, (np.array(at), top), bars, **style)
     for majority in {row["majority_top1"] for row in rows if row["majority_top1"]}:
-      axes.axhline(100 * float(majority), lw=1.0, ls=plots.LEVEL, color="0.5")
+      axes.axhline(100 * float(majority), lw=1.0, ls=plots.LEVEL, color=palette.ink, alpha=0.5)
     axes.set(ylabel=f"{' or '.join(measures)}, %", ylim=(0, None))
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.legend(fontsize=8)
@@ -77,3 +84,6 @@ def _section(folder: reading.RunFolder) -> str:
   )
   table = page.records(COLUMNS, rows, words=3)
   return figure + table + page.paragraph(note, "soft")
+
+
+PAGE = frame.Kind("encoders compared", claim, (("Encoders compared", _section),), ("Table 7",))

@@ -1,6 +1,14 @@
 """Sections of a report about features as pictures: components and likeness."""
 
-from totojax.report import page, reading
+from totojax.report import frame, page, reading
+
+
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """What is drawn; nothing is scored."""
+  facts = folder.json("feature_maps.json")
+  rows = dict.fromkeys(one["row"] for one in facts["drawn"])
+  line = f"Features of {', '.join(rows)} on {facts['clips']:,} clips, as pictures."
+  return frame.Claim(line, "nothing is scored: no interval")
 
 
 def components(folder: reading.RunFolder) -> str:
@@ -43,7 +51,6 @@ def _figure(folder: reading.RunFolder, one: dict, kind: str, caption: str) -> st
   return page.figure(page.picture(folder.bytes(one[kind]), "webp", alt), caption)
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("What features hold", components),
-  ("What is like a place", likeness),
+PAGE = frame.Kind(
+  "features", claim, (("What features hold", components), ("What is like a place", likeness))
 )

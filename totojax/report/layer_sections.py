@@ -8,7 +8,7 @@ from etils import epath
 from matplotlib import ticker
 import numpy as np
 
-from totojax.report import page, plots, reading, run_sections, shares
+from totojax.report import frame, page, plots, provenance, reading, shares
 
 # Sources with one layer are levels, not curves.
 NAMES = {
@@ -20,18 +20,6 @@ NAMES = {
   "histogram": "token histogram, no backbone",
 }
 HOLDOUT = "chosen_on_holdout"
-
-
-def write_report(workdir: epath.PathLike) -> epath.Path:
-  """Writes `report.html` of one probe into its folder; returns its path."""
-  sections = [("What each layer knows", lambda folder: layers(folder, "."))]
-  return page.write(workdir, about="probe", sections=sections)
-
-
-def write_neighbours(workdir: epath.PathLike) -> epath.Path:
-  """Writes `report.html` of neighbours (`run = "knn"`) into its folder; returns its path."""
-  sections = [("What neighbours tell", lambda folder: neighbours(folder, "."))]
-  return page.write(workdir, about="neighbours", sections=sections)
 
 
 def figure(workdir: epath.Path) -> None:
@@ -47,7 +35,7 @@ def figure(workdir: epath.Path) -> None:
 def probes(folder: reading.RunFolder) -> str:
   """Every probe of a chain, and what those of several seeds say together."""
   by_kind = {"probe": [], "probe_seeds": []}
-  for stage in run_sections.stages(folder):
+  for stage in provenance.stages(folder):
     job = reading.optional({}, folder.json, f"{stage}/config.json").get("run")
     if job in by_kind:
       by_kind[job].append(stage)
@@ -58,17 +46,17 @@ def probes(folder: reading.RunFolder) -> str:
     not_yet = page.paragraph("This probe has not finished.", "missing")
     for stage in by_kind["probe"]:
       out.append(page.fold(stage, reading.optional(not_yet, layers, folder, stage)))
-  return "".join(out) or page.paragraph("This chain has no probes.", "soft")
+  return "".join(out)
 
 
 def all_neighbours(folder: reading.RunFolder) -> str:
   """Neighbours of every stage of a chain that has them."""
   out = []
-  for stage in run_sections.stages(folder):
+  for stage in provenance.stages(folder):
     job = reading.optional({}, folder.json, f"{stage}/config.json").get("run")
     if job == "knn":
       out.append(neighbours(folder, stage))
-  return "".join(out) or page.paragraph("This chain has no neighbours.", "soft")
+  return "".join(out)
 
 
 _NEIGHBOUR_COLUMNS = (
@@ -125,7 +113,10 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
     " is the embeddings. Figures 4, 8 and 14 of the paper."
   )
   label = "Probe accuracy by layer"
-  out = [_claim(metrics)]
+  out = []
+  if stage != ".":  # or it is the page's verdict
+    said = claim(folder, stage)
+    out.append(page.paragraph(f"{said.line} {said.interval}"))
   out.append(plots.figure(by_layer(table), caption, name=f"layers-{stage}", label=label))
   if n != expected:
     absent = f"{expected - n} of {expected} validation items are missing."
@@ -247,21 +238,61 @@ def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
   return rows
 
 
-def _claim(metrics: Mapping[str, Any]) -> str:
+def claim(folder: reading.RunFolder, stage: str = ".") -> frame.Claim:
   """Is the trained backbone above the others, beyond a 95 % interval?"""
-  top1 = {source: metrics[f"{source}/{HOLDOUT}/top1"] for source in _sources(metrics)}
-  ours = top1.pop("trained", None)
-  if ours is None or not top1:
-    return ""
+  metrics = folder.json(f"{stage}/metrics.json")
+  n, top1 = metrics["n"], {s: metrics[f"{s}/{HOLDOUT}/top1"] for s in _sources(metrics)}
+  if "trained" not in top1 or len(top1) < 2:
+    best = max(top1, key=top1.__getitem__)
+    line = f"Top-1 of {NAMES.get(best, best)}: {100 * top1[best]:.1f} %"
+    line += f"; always the largest class: {100 * metrics['majority_top1']:.1f} %."
+    return frame.Claim(line, f"{shares.percent(top1[best], n)}, 95 %, on {n:,} items.")
+  ours = top1.pop("trained")
   best = max(top1, key=top1.__getitem__)
-  low, high = shares.difference(ours, top1[best], metrics["n"])
+  low, high = shares.difference(ours, top1[best], n)
   gap = 100 * (ours - top1[best])
-  claim = f"{gap:+.1f} points against the best other: {NAMES.get(best, best)} (95 % from "
-  claim += f"{100 * low:+.1f} to {100 * high:+.1f})."
+  sure = f"{gap:+.1f} points against the best other: {NAMES.get(best, best)} (95 % from "
+  sure += f"{100 * low:+.1f} to {100 * high:+.1f}), on {n:,} items."
   if low <= 0 <= high:
-    return page.paragraph(f"No sure difference: {claim}")
+    return frame.Claim("No sure difference between the trained backbone and the rest.", sure)
   word = "above" if gap > 0 else "below"
-  return page.paragraph(f"The trained backbone is {word} the rest: {claim}")
+  return frame.Claim(f"The trained backbone is {word} the rest.", sure, gap > 0)
+
+
+def nearest(folder: reading.RunFolder) -> frame.Claim:
+  """The encoder whose neighbours are right most often."""
+  metrics, ends = folder.json("metrics.json"), f"/{HOLDOUT}/top1"
+  keys = [key.removesuffix(ends) for key in metrics if key.endswith(ends)]
+  best = max(keys, key=lambda key: metrics[key + ends])
+  name, _, k = best.rpartition("/k")
+  value, low, high = (100 * metrics[f"{best}{ends}{end}"] for end in ("", "_low", "_high"))
+  line = f"{k} neighbours of {name} are right in {value:.1f} %"
+  line += f"; always the largest class: {100 * metrics['majority_top1']:.1f} %."
+  return frame.Claim(line, f"95 % from {low:.1f} to {high:.1f} %, on {metrics['n']:,} items.")
+
+
+def pays(folder: reading.RunFolder) -> frame.Claim:
+  """In which questions the trained backbone is surely above all others."""
+  metrics = folder.json("metrics.json")
+  found = {
+    key.removesuffix("/pays"): value for key, value in metrics.items() if key.endswith("/pays")
+  }
+  if not found:
+    raise reading.Missing("metrics.json compares nothing with a trained backbone")
+  sure = [name for name, value in found.items() if value]
+  name = (sure or list(found))[0]
+  facts = _below(metrics, name)
+  others = [key for key in facts if key.endswith("/high") and key != "trained/high"]
+  best = max(others, key=facts.__getitem__)
+  interval = (
+    f"{name}: {100 * facts['trained/top1']:.1f} % (95 % from {100 * facts['trained/low']:.1f} to"
+    f" {100 * facts['trained/high']:.1f}); the best of the others at most"
+    f" {100 * facts[best]:.1f} %; {facts['seeds']} seeds."
+  )
+  line = f"Pre-training surely pays in {len(sure)} of {len(found)} questions"
+  return frame.Claim(
+    line + (f": {', '.join(sure)}." if sure else "."), interval, bool(sure) or None
+  )
 
 
 def _sources(metrics: Mapping[str, Any]) -> list[str]:
@@ -289,3 +320,18 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
   return draw
+
+
+_TABLES = ("Table 7", "Table 8", "Figure 4", "Figure 14")
+PAGE = frame.Kind(
+  "probe", claim, (("What each layer knows", lambda folder: layers(folder, ".")),), _TABLES
+)
+NEIGHBOURS = frame.Kind(
+  "neighbours", nearest, (("What neighbours tell", lambda folder: neighbours(folder, ".")),)
+)
+SEEDS = frame.Kind(
+  "probes of several seeds",
+  pays,
+  (("What each layer knows", lambda folder: seeds(folder, ".")),),
+  _TABLES,
+)

@@ -165,6 +165,47 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
   return out
 
 
+def claim(curves: Sequence[Curve]) -> tuple[str, str, bool | None]:
+  """One line for all: (what became of the optimum, its interval, whether that is as expected).
+
+  Of µP, where there is any: it is what the study is of.
+  """
+  groups = by_parametrisation(curves)
+  kind, tokens = min(groups, key=lambda key: (key[0] != "mup", -key[1]))
+  group = groups[kind, tokens]
+  name, found = NAMES.get(kind, kind), {curve.model: find(curve) for curve in group}
+  shared = max(collections.Counter(curve.width for curve in group).values()) > 1
+  if shared or len(group) < 2:
+    losses = {c.model: c.means()[1] for c in group if np.isfinite(c.loss_P).any()}
+    if not losses:
+      return f"{name}: every run diverged.", "", False
+    best = min(losses, key=lambda model: np.nanmin(losses[model]))
+    line = f"{name}: {best} has the lowest loss, {np.nanmin(losses[best]):.3f} nats per token."
+    one = found[best]
+  else:
+    octaves = drift(group)
+    if octaves is None:
+      line, one = f"{name}: not every width has an optimum.", None
+      lacking = [model for model, optimum in found.items() if optimum.why]
+      return line, f"no interval: {', '.join(lacking)} ({found[lacking[0]].why})", None
+    kept = octaves <= KEPT_OCTAVES
+    word = "stays within one octave" if kept else f"moves by {octaves:.1f} octaves"
+    span = f"widths {group[0].width} to {group[-1].width}"
+    line, one = f"{name}: the best learning rate {word} over {span}.", found[group[-1].model]
+    return line, _sure(one, group[-1].model), kept == (kind != "standard")
+  return line, _sure(one, best), None
+
+
+def _sure(found: Optimum, model: str) -> str:
+  """The interval of one optimum, in words."""
+  if found.log2_lr is None:
+    return f"no interval of its learning rate: {found.why}"
+  ends = "interval unknown: one point a rate"
+  if found.low is not None and found.high is not None and np.isfinite(found.high):
+    ends = f"95 % from 2^{found.low:.2f} to 2^{found.high:.2f}"
+  return f"{model}: 2^{found.log2_lr:.2f} ({ends})"
+
+
 def _ranked(curves: Sequence[Curve], name: str) -> list[str]:
   """A sentence for each width, which models share: the least loss at a rate that was tried."""
   out = []

@@ -1,8 +1,10 @@
 """The look of a report: one page of HTML that needs no other file.
 
-Text, tables and figures follow the reader's light or dark mode. The page is
-never wider than its window; what is wider (tables, rows of images) scrolls in
-a box of its own.
+Text, tables and figures follow the reader's light or dark mode, and are dark on
+white on paper. The page is never wider than its window: on a phone tables of
+many columns become cards, and what is wider still scrolls in a box whose edges
+show that there is more. What stands on a page of a run, and in which order, is
+`frame`'s.
 """
 
 import base64
@@ -13,15 +15,13 @@ import pathlib
 import string
 from typing import Any
 
-from etils import epath
 import numpy as np
 from PIL import Image
 
-from totojax.report import reading
-from totojax.rundir import console, files
+from totojax.rundir import console
 
-Section = tuple[str, Callable[[reading.RunFolder], str]]  # title, and what fills it
 Column = tuple[str, str]  # head, and template of the cells
+LEAST_WIDTH, STRIP_WIDTH = 320, 720  # pixels that small images are enlarged to; above, strips
 STYLE = pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
@@ -36,93 +36,9 @@ def page(title: str, sections: Iterable[str]) -> str:
   )
 
 
-def section(title: str, body: Callable[[reading.RunFolder], str], folder: reading.RunFolder) -> str:
-  """A section with its title, or with the reason why there is none."""
-  try:
-    content = body(folder)
-  except reading.Missing as reason:
-    content = missing(reason)
-  except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-    # The files are there, but not as this version writes them.
-    content = missing(f"its files have another format ({type(error).__name__}: {error})")
-  head = f"<h2>{text(title)}</h2>" if title else ""
-  return f"<section>{head}{content}</section>"
-
-
 def text(value: object) -> str:
   """Any value as safe text."""
   return html.escape(str(value))
-
-
-def write(
-  workdir: epath.PathLike,
-  *,
-  about: str,
-  sections: Sequence[Section],
-  run: epath.PathLike | None = None,
-) -> epath.Path:
-  """Writes `report.html` about a run directory; returns its path.
-
-  A section whose file is missing says which; the others are not affected.
-
-  Args:
-    workdir: where the page is written.
-    about: what the page is, in its title.
-    sections: title and function of each, in order. What the run's manifest says
-      of its provenance stands below them.
-    run: the run directory, where it is not `workdir`.
-  """
-  folder = reading.RunFolder(workdir if run is None else run)
-  name = folder.path.name
-  parts = [f"<h1>{text(name)} &middot; totojax</h1>"]
-  parts += [section(title, body, folder) for title, body in sections]
-  if (folder.path / "manifest.json").exists():
-    parts.append(f"<footer>{section('', provenance, folder)}</footer>")
-  path = epath.Path(workdir) / "report.html"
-  files.write_text(path, page(f"{name}: {about}", parts))
-  return path
-
-
-def provenance(folder: reading.RunFolder) -> str:
-  """When the run began, by which command, with what code, on what machine.
-
-  A manifest of an earlier version says less.
-  """
-  manifest = folder.json("manifest.json")
-  versions = dict(manifest.get("versions", {}))
-  code = [f"totojax {versions.pop('totojax', 'of an unknown version')}"]
-  if git := manifest.get("git"):
-    changed = "" if git["clean"] else " with changes that were not committed"
-    code.append(f"commit {git['commit'][:12]}{changed}")
-  if "started" in manifest:
-    code.append(f"begun {_minute(manifest['started'])}")
-  if later := manifest.get("starts"):
-    last = _minute(later[-1]["started"])
-    code.append(f"started {len(later) + 1} times, the last time {last}")
-  data = [stores(read)] if (read := manifest.get("data")) else []
-  hardware = []
-  if machine := manifest.get("machine"):
-    hardware += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
-  if devices := manifest.get("devices"):
-    hardware.append(f"{devices['count']} x {devices['kind']}")
-  if "python" in manifest:
-    versions = {"Python": manifest["python"], **versions}
-  packages = [f"{name} {version}" for name, version in versions.items()]
-  command = manifest.get("command")
-  shown = f"<p><code>{text(command)}</code></p>" if command else ""
-  return shown + "".join(paragraph(" · ".join(x)) for x in (code, data, hardware, packages) if x)
-
-
-def stores(data: Mapping[str, Mapping[str, Any]]) -> str:
-  """The data sets of a manifest with the digests by which runs know them."""
-  return ", ".join(
-    f"{name} {each['digest'][:12]} ({each['records']:,} records)" for name, each in data.items()
-  )
-
-
-def _minute(iso: str) -> str:
-  """2025-01-31T13:05:09+00:00 -> 2025-01-31 13:05 UTC."""
-  return f"{iso[:16].replace('T', ' ')} UTC"
 
 
 def paragraph(value: object, kind: str = "") -> str:
@@ -157,18 +73,27 @@ def pair(figures: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1) -> str:
-  """A table in a box that scrolls; columns after `words` hold numbers."""
+  """A table in a box that scrolls; columns after `words` hold numbers.
+
+  On a phone more than three columns are a card for each row, in which each cell
+  stands below its head.
+  """
 
   def cells(tag, values):
     out = []
     for column, value in enumerate(values):
-      kind = ' class="number"' if column >= words else ""
+      kinds = (("number", column >= words), ("none", tag == "td" and value in ("", "-")))
+      kind = " ".join(name for name, is_one in kinds if is_one)
+      kind = f' class="{kind}"' if kind else ""
+      if tag == "td" and head and head[column]:
+        kind += f' data-head="{text(head[column])}"'
       out.append(f"<{tag}{kind}>{text(value)}</{tag}>")
     return f"<tr>{''.join(out)}</tr>"
 
   header = f"<thead>{cells('th', head)}</thead>" if head else ""
   body = "".join(cells("td", row) for row in rows)
-  return f'<div class="scroll" tabindex="0"><table>{header}<tbody>{body}</tbody></table></div>'
+  kind = "scroll cards" if len(head) > 3 else "scroll"
+  return f'<div class="{kind}" tabindex="0"><table>{header}<tbody>{body}</tbody></table></div>'
 
 
 def records(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], *, words: int = 1) -> str:
@@ -248,6 +173,17 @@ def facts(pairs: Mapping[str, str | None]) -> str:
   return f'<ul class="facts">{items}</ul>'
 
 
+def terms(pairs: Iterable[tuple[str, str | None]]) -> str:
+  """Names, and beside each what is said of it as HTML; None and "" are left out."""
+  rows = "".join(f"<dt>{text(name)}</dt><dd>{said}</dd>" for name, said in pairs if said)
+  return f'<dl class="terms">{rows}</dl>'
+
+
+def command(words: str) -> str:
+  """A command to copy."""
+  return f'<pre tabindex="0"><code>{text(words)}</code></pre>'
+
+
 def bars(rows: Iterable[tuple[str, float, str]], *, highlighted: Container[str] = ()) -> str:
   """Horizontal bars from zero: (name, length, written value)."""
   rows = list(rows)
@@ -267,9 +203,8 @@ def bars(rows: Iterable[tuple[str, float, str]], *, highlighted: Container[str] 
 def steps(rows: Iterable[tuple[str, str]]) -> str:
   """A numbered list of (what to do, command or "")."""
   out = []
-  for what, command in rows:
-    shown = f"<p><code>{text(command)}</code></p>" if command else ""
-    out.append(f"<li>{text(what)}{shown}</li>")
+  for what, line in rows:
+    out.append(f"<li>{text(what)}{command(line) if line else ''}</li>")
   return f"<ol>{''.join(out)}</ol>"
 
 
@@ -278,24 +213,45 @@ def fold(summary: str, content: str) -> str:
 
 
 def images(rows: Iterable[tuple[str, str, np.ndarray]]) -> str:
-  """Rows of images that scroll together: (name, note, uint8 [M, H, W, 3])."""
+  """Rows of images that belong below each other: (name, note, uint8 [M, H, W, 3])."""
   out = []
   for name, note, pixels_MHW3 in rows:
     shown = "".join(
-      f'<td><img alt="{text(name)}, image {i}" src="{_data(image)}"></td>'
+      f'<img alt="{text(name)}, image {i}" src="{_data(image)}">'
       for i, image in enumerate(pixels_MHW3, 1)
     )
-    head = f'<th scope="row">{text(name)}<span>{text(note)}</span></th>'
-    out.append(f"<tr>{head}{shown}</tr>")
-  return (
-    '<div class="scroll" tabindex="0"><table class="images"><tbody>'
-    f"{''.join(out)}</tbody></table></div>"
-  )
+    out.append(f"<dt>{text(name)}<span>{text(note)}</span></dt><dd>{shown}</dd>")
+  return f'<dl class="images">{"".join(out)}</dl>'
 
 
 def picture(data: bytes, kind: str, alt: str) -> str:
-  """An image of a kind that browsers show, as "webp" (which may move), in its own size."""
-  return f'<div class="scroll"><img alt="{text(alt)}" src="{_source(data, kind)}"></div>'
+  """An image of a kind that browsers show, as "webp" (which may move).
+
+  Small ones are shown at a whole multiple of their size; on a phone they fit, but
+  for strips of frames, which scroll.
+  """
+  with Image.open(io.BytesIO(data)) as image:
+    width, height = image.size
+  times = max(1, LEAST_WIDTH // max(width, height))
+  box = "scroll strip" if width > STRIP_WIDTH else "fit"
+  shown = f'<img alt="{text(alt)}" width="{times * width}" src="{_source(data, kind)}">'
+  return f'<div class="{box}">{shown}</div>'
+
+
+def gallery(figures: Iterable[str]) -> str:
+  """Figures in as many columns as there is room for; "" of none."""
+  figures = list(figures)
+  return f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
+
+
+def link(address: str, words: str) -> str:
+  return f'<a href="{text(address)}">{text(words)}</a>'
+
+
+def download(name: str, data: bytes) -> str:
+  """A link under which a CSV is saved, which the page holds."""
+  packed = base64.b64encode(data).decode()
+  return f'<a download="{text(name)}" href="data:text/csv;base64,{packed}">{text(name)}</a>'
 
 
 def _source(data: bytes, kind: str) -> str:

@@ -7,6 +7,10 @@ is only as exact as a figure can be read.
 
 import dataclasses
 
+TITLE = "An Empirical Study of Autoregressive Pre-training from Videos"
+ARXIV = "2501.05453"
+ADDRESS, PDF = f"https://arxiv.org/abs/{ARXIV}", f"https://arxiv.org/pdf/{ARXIV}"
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:

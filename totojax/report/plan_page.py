@@ -5,10 +5,9 @@ Reads `plan.json` alone. No number on it was measured.
 
 import collections
 from collections.abc import Mapping
-import functools
 from typing import Any
 
-from totojax.report import page, reading
+from totojax.report import frame, page, reading
 from totojax.rundir import console
 
 _MESH = ("mesh (data, fsdp, tensor, sequence)", "{mesh}")
@@ -85,13 +84,22 @@ def facts(plan: Mapping[str, Any]) -> dict[str, Any]:
   return collections.defaultdict(lambda: None, plan)
 
 
-def headline(folder: reading.RunFolder) -> str:
-  """Whether it fits and how long it takes, in one sentence."""
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """Whether it fits and how long it takes."""
   plan = facts(folder.json("plan.json"))
   place = f"{plan['chips'] or '?'} chips of {plan['topology'] or '?'}"
   if plan["fits"] is False:
-    advice = page.table(("what to change",), [(line,) for line in plan["advice"] or ()])
-    return page.paragraph(f"Does not fit {place}: {plan['error']}.", "verdict") + advice
+    return frame.Claim(f"Does not fit {place}.", f"{plan['error']}", False)
+  compiler = f" ({plan['compiler']})" if plan["compiler"] else ""
+  source = f"Source: {plan['source']}{compiler}. Nothing was measured. {plan['calibration'] or ''}"
+  return frame.Claim(f"{_claim(plan, place)}.", source)
+
+
+def headline(folder: reading.RunFolder) -> str:
+  """The numbers, or what to change."""
+  plan = facts(folder.json("plan.json"))
+  if plan["fits"] is False:
+    return page.table(("what to change",), [(line,) for line in plan["advice"] or ()])
   templates = {
     "parameters": "{parameters:short}",
     "GiB of HBM at the peak": "{hbm_peak_gib:.2f}",
@@ -102,13 +110,7 @@ def headline(folder: reading.RunFolder) -> str:
     "of the peak, estimate": "{mfu_estimate:.1%}",
     "money": "{money:,.0f}",
   }
-  compiler = f" ({plan['compiler']})" if plan["compiler"] else ""
-  source = f"Source: {plan['source']}{compiler}. Nothing was measured. {plan['calibration'] or ''}"
-  return (
-    page.paragraph(f"{_claim(plan, place)}.", "verdict")
-    + page.facts({name: page.filled(template, plan) for name, template in templates.items()})
-    + page.paragraph(source, "soft")
-  )
+  return page.facts({name: page.filled(template, plan) for name, template in templates.items()})
 
 
 def _claim(plan: Mapping[str, Any], place: str) -> str:
@@ -133,7 +135,7 @@ def data(folder: reading.RunFolder) -> str:
   """How often each store is read."""
   plan = folder.json("plan.json")
   if plan.get("what", "train") != "train":
-    return page.paragraph("This step reads no store.", "soft")
+    return ""
   passes = plan.get("epochs") or {}
   if not passes:
     return page.paragraph("How often stores are read is not known: some were not there.", "soft")
@@ -213,14 +215,17 @@ def limits(folder: reading.RunFolder) -> str:
   return "".join(map(page.paragraph, folder.json("plan.json").get("limits", ())))
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("", headline),
-  ("Compared", compared),
-  ("Data", data),
-  ("Memory", memory),
-  ("Where the time goes", cycles),
-  ("What would raise it", raising),
-  ("Between chips", traffic),
-  ("Limits", limits),
+PAGE = frame.Kind(
+  "plan",
+  claim,
+  (
+    ("", headline),
+    ("Compared", compared),
+    ("Data", data),
+    ("Memory", memory),
+    ("Where the time goes", cycles),
+    ("What would raise it", raising),
+    ("Between chips", traffic),
+    ("Limits", limits),
+  ),
 )
-write_report = functools.partial(page.write, about="plan", sections=SECTIONS)

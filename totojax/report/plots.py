@@ -3,7 +3,7 @@
 A drawing is a function (axes, palette). `figure` renders it twice as inline
 SVG, for wide and for narrow screens, in colours that are CSS variables of the
 page, so that a figure follows the page into dark mode; `png` renders it for
-paper.
+paper. On a page the legend is text above the figure, which wraps as text does.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from typing import Any, TYPE_CHECKING
 
 from etils import epath
 import matplotlib
-from matplotlib import axes as mpl_axes, figure as mpl_figure, ticker
+from matplotlib import axes as mpl_axes, container, figure as mpl_figure, lines as lines_of, ticker
 import numpy as np
 from numpy import typing as npt
 
@@ -69,17 +69,19 @@ def figure(draw: Draw, caption: str, *, name: str, label: str, half: bool = Fals
     label: what it shows, in one sentence, for those who cannot see it.
     half: made to stand beside another figure.
   """
+  legend = _legend(draw, name)
   if half:
-    return page.figure(_svg(draw, HALF, name=name, label=label), caption)
+    return page.figure(legend + _svg(draw, HALF, name=name, label=label), caption)
   wide = _svg(draw, WIDE, name=f"{name}-wide", label=label)
   narrow = _svg(draw, NARROW, name=f"{name}-narrow", label=label)
   both = f'<div class="wide-only">{wide}</div><div class="narrow-only">{narrow}</div>'
-  return page.figure(both, caption)
+  return page.figure(legend + both, caption)
 
 
 def write(path: epath.PathLike, draw: Draw) -> None:
   """Writes a drawing as a PNG."""
-  files.write_bytes(path, _saved(draw, WIDE, PAPER, salt="", format="png", dpi=DPI))
+  drawn = _render(draw, WIDE, PAPER)
+  files.write_bytes(path, _saved(drawn, PAPER, salt="", format="png", dpi=DPI))
 
 
 def position_figure(workdir: epath.Path) -> None:
@@ -241,11 +243,16 @@ def short_ticks() -> ticker.Formatter:
   return ticker.FuncFormatter(lambda value, _: console.short(value))
 
 
-def _saved(
-  draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str, **options: Any
-) -> bytes:
-  """A file of a drawing; `options` are those of `Figure.savefig`."""
-  style: dict[RcKeyType, Any] = {
+def _saved(drawn: mpl_figure.Figure, palette: Palette, *, salt: str, **options: Any) -> bytes:
+  """A file of a figure; `options` are those of `Figure.savefig`."""
+  buffer = io.BytesIO()
+  with matplotlib.rc_context(_style(palette, salt)):  # some ticks are made only while it is saved
+    drawn.savefig(buffer, **options)
+  return buffer.getvalue()
+
+
+def _style(palette: Palette, salt: str) -> dict["RcKeyType", Any]:
+  return {
     "font.size": 9.0,
     "legend.frameon": False,
     "legend.labelcolor": palette.ink,
@@ -253,34 +260,66 @@ def _saved(
     "svg.hashsalt": f"totojax-{salt}",
     "path.simplify_threshold": 0.3,
   }
-  buffer = io.BytesIO()
-  with matplotlib.rc_context(style):  # some ticks are made only while it is saved
-    _render(draw, size, palette).savefig(buffer, **options)
-  return buffer.getvalue()
 
 
 def _render(draw: Draw, size: tuple[float, float], palette: Palette) -> mpl_figure.Figure:
-  canvas = mpl_figure.Figure(figsize=size, layout="constrained")
-  axes = canvas.add_subplot()
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.spines[["left", "bottom"]].set_color(palette.faint)
-  axes.tick_params(colors=palette.ink, length=0, which="both")
-  axes.xaxis.label.set_color(palette.ink)
-  axes.yaxis.label.set_color(palette.ink)
-  axes.grid(axis="y", color=palette.faint, lw=0.6)
-  axes.set_axisbelow(True)
-  draw(axes, palette)
+  with matplotlib.rc_context(_style(palette, "")):
+    canvas = mpl_figure.Figure(figsize=size, layout="constrained")
+    axes = canvas.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(palette.faint)
+    axes.tick_params(colors=palette.ink, length=0, which="both")
+    axes.xaxis.label.set_color(palette.ink)
+    axes.yaxis.label.set_color(palette.ink)
+    axes.grid(axis="y", color=palette.faint, lw=0.6)
+    axes.set_axisbelow(True)
+    draw(axes, palette)
   return canvas
 
 
 def _svg(draw: Draw, size: tuple[float, float], *, name: str, label: str) -> str:
-  """SVG text that can stand in a page with others."""
+  """SVG text that can stand in a page with others, without its legend."""
+  drawn = _render(draw, size, _MARKS)
+  if (legend := drawn.axes[0].get_legend()) is not None:
+    legend.remove()
+  svg = _inline(drawn, salt=name)
+  return svg.replace("<svg", f'<svg role="img" aria-label="{page.text(label)}"', 1)
+
+
+def _legend(draw: Draw, name: str) -> str:
+  """The legend of a drawing as HTML; "" where it has none."""
+  axes = _render(draw, WIDE, _MARKS).axes[0]
+  if axes.get_legend() is None:
+    return ""
+  items = (
+    f"<li>{_key(handle, salt=f'{name}-{i}')}{page.text(named)}</li>"
+    for i, (handle, named) in enumerate(zip(*axes.get_legend_handles_labels()))
+  )
+  return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _key(handle: Any, *, salt: str) -> str:
+  """The line of a legend's entry, as it is in the figure."""
+  if isinstance(handle, container.ErrorbarContainer):
+    handle = handle[0]
+  key = mpl_figure.Figure(figsize=(0.36, 0.16))
+  axes = key.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1))
+  axes.set_axis_off()
+  line = lines_of.Line2D((0.04, 0.5, 0.96), (0.5, 0.5, 0.5), markevery=[1])
+  line.update_from(handle)
+  line.set_transform(axes.transData)
+  line.set_markevery([1])
+  axes.add_line(line)
+  return _inline(key, salt=salt).replace("<svg", '<svg aria-hidden="true"', 1)
+
+
+def _inline(drawn: mpl_figure.Figure, *, salt: str) -> str:
   options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
-  text = _saved(draw, size, _MARKS, salt=name, **options).decode()
+  text = _saved(drawn, _MARKS, salt=salt, **options).decode()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
   text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure
   text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
   for mark, variable in _VARIABLES.items():
     text = text.replace(mark, f"var({variable})")
-  return text.replace("<svg", f'<svg role="img" aria-label="{page.text(label)}"', 1)
+  return text

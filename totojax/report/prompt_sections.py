@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from totojax.report import page, reading
+from totojax.report import frame, page, reading
 
 _OF = {
   "tuned": "the tuned model",
@@ -20,6 +20,27 @@ _MEASURES = {
   "miou": ("mean intersection over union, more is better", "{:.3f}"),
   "psnr_db": ("PSNR in dB, more is better", "{:.2f}"),
 }
+
+
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """In which tasks the tuned model is better than all that it is compared with."""
+  results = folder.json("prompt_tune.json")["results"]
+  won = [
+    task
+    for task, one in results.items()
+    if all(one["tuned_less"][rival]["is_better"] for rival in _RIVALS)
+  ]
+  task, one = next(
+    (pair for pair in results.items() if pair[0] in won), next(iter(results.items()))
+  )
+  name, form = _MEASURES[one["measure"]]
+  line = (
+    f"The tuned model beats copies, means and itself untuned in {len(won)} of {len(results)} tasks"
+  )
+  said = f"{task}: {name.partition(',')[0]} {_interval(one['scores']['tuned'], form)}, 95 %"
+  return frame.Claim(
+    f"{line}.", f"{said}, on {one['scores']['tuned']['n']} prompts.", bool(won) or None
+  )
 
 
 def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -84,4 +105,4 @@ def _table(one: Mapping[str, Any]) -> str:
   return page.table(("", name, "the tuned model less this"), rows)
 
 
-SECTIONS: tuple[page.Section, ...] = (("Prompts", found),)
+PAGE = frame.Kind("prompts", claim, (("Prompts", found),))

@@ -19,6 +19,14 @@ class Missing(Exception):
   """A file that a section needs is missing or damaged; says which and how."""
 
 
+class Absent(Missing):
+  """A file that is not there; `name` is its path below the folder."""
+
+  def __init__(self, name: str):
+    super().__init__(f"{name} is missing")
+    self.name = name
+
+
 class RunFolder:
   """A folder of run directories, read by path below it.
 
@@ -78,7 +86,7 @@ class RunFolder:
   def _read(self, name: str, read: Callable[[epath.Path], Any]) -> Any:
     path = self.path / name
     if not path.exists():
-      raise Missing(f"{name} is missing")
+      raise Absent(name)
     try:
       return read(path)
     except metrics.DamagedLine as error:

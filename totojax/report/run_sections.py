@@ -1,21 +1,16 @@
-"""Sections of a report about the run itself: size, time, settings."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Sections of a report about the run itself: size and time."""
 
 import numpy as np
 
-from totojax.report import page, reading
+from totojax.report import page, provenance, reading
 from totojax.rundir import console
 
-STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
 
-
-def in_short(folder: reading.RunFolder) -> str:
-  """What was trained on what, for how long."""
-  manifest = reading.optional({}, folder.json, "pretrain/manifest.json")
-  size = reading.optional({}, folder.json, "pretrain/config.json").get("train", {})
-  rows = reading.optional([], folder.lines, "pretrain/metrics.jsonl")
+def in_short(folder: reading.RunFolder, *, pretrain: str = "pretrain/") -> str:
+  """What was trained on what, for how long; `pretrain` is the prefix of the training's files."""
+  manifest = reading.optional({}, folder.json, f"{pretrain}manifest.json")
+  size = reading.optional({}, folder.json, f"{pretrain}config.json").get("train", {})
+  rows = reading.optional([], folder.lines, f"{pretrain}metrics.jsonl")
   steps = max((row["step"] for row in rows), default=0)
   tokens = steps * size.get("batch_tokens", 0)
   out = {
@@ -29,16 +24,16 @@ def in_short(folder: reading.RunFolder) -> str:
   if seconds := _seconds(folder):
     out["altogether"] = console.duration(sum(seconds.values()))
   if not any(out.values()):
-    raise reading.Missing("pretrain/manifest.json is missing")
+    raise reading.Absent(f"{pretrain}manifest.json")
   return page.facts(out)
 
 
-def timings(folder: reading.RunFolder) -> str:
+def timings(folder: reading.RunFolder, *, pretrain: str = "pretrain/") -> str:
   """Seconds of each stage, and how fast training was."""
   seconds = _seconds(folder)
-  if not seconds:
+  if pretrain and not seconds:
     raise reading.Missing("no stage has a done.json; none has finished")
-  rows = reading.optional([], folder.lines, "pretrain/metrics.jsonl")
+  rows = reading.optional([], folder.lines, f"{pretrain}metrics.jsonl")
   medians = {}
   for key in ("tokens_per_s", "mfu", "data_frac"):
     values = [row["wall"][key] for row in rows if row.get("wall", {}).get(key)]
@@ -48,62 +43,13 @@ def timings(folder: reading.RunFolder) -> str:
     "of the device's peak (MFU)": page.filled("{mfu:.1%}", medians),
     "of the time spent waiting for data": page.filled("{data_frac:.1%}", medians),
   }
-  bars = page.bars((stage, s, console.duration(s)) for stage, s in seconds.items())
+  stages = [(stage, s, console.duration(s)) for stage, s in seconds.items()]
+  bars = page.bars(stages) if stages else ""
   return bars + (page.facts(figures) if any(figures.values()) else "")
 
 
 def _seconds(folder: reading.RunFolder) -> dict[str, float]:
   """What each stage that has finished took."""
-  done = {s: reading.optional(None, folder.json, f"{s}/done.json") for s in stages(folder)}
+  names = provenance.stages(folder)
+  done = {name: reading.optional(None, folder.json, f"{name}/done.json") for name in names}
   return {stage: note["seconds"] for stage, note in done.items() if note is not None}
-
-
-def environment(folder: reading.RunFolder) -> str:
-  """Model size, devices, versions."""
-  manifest = folder.json("pretrain/manifest.json")
-  lines = {
-    "parameters": ("parameters", "{:,}".format),
-    "flops_per_token": ("training FLOPs per token", console.short),
-    "devices": ("devices", lambda devices: f"{devices['count']} x {devices['kind']}"),
-    **{key: (key, _plain) for key in ("processes", "mesh", "tokenizer", "python")},
-  }
-  rows = [(name, form(manifest[key])) for key, (name, form) in lines.items() if key in manifest]
-  rows += [("data", page.stores(read))] if (read := manifest.get("data")) else []
-  return page.table((), [*rows, *manifest.get("versions", {}).items()], words=2)
-
-
-def settings(folder: reading.RunFolder) -> str:
-  """The resolved config of every stage."""
-  out = []
-  for stage in stages(folder):
-    try:
-      config = folder.json(f"{stage}/config.json")
-    except reading.Missing as reason:
-      out.append(page.missing(reason))
-      continue
-    rows = [(key, _plain(value)) for key, value in flat(config)]
-    out.append(page.fold(stage, page.table((), rows, words=2)))
-  return "".join(out)
-
-
-def stages(folder: reading.RunFolder) -> list[str]:
-  """Names of the stages in the order of the chain, but for the report."""
-  order = reading.optional({}, folder.json, "config.json").get("order", STAGES)
-  return [stage for stage in order if stage != "report"]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-  """("model.width", 768), ... of nested objects."""
-  out = []
-  for key, value in values.items():
-    if isinstance(value, Mapping) and value:
-      out += flat(value, f"{prefix}{key}.")
-    else:
-      out.append((prefix + key, value))
-  return out
-
-
-def _plain(value: Any) -> str:
-  if isinstance(value, Mapping):
-    return ", ".join(f"{k} {v}" for k, v in value.items())
-  return "" if value is None else str(value)

@@ -4,13 +4,12 @@ Reads the run directory alone.
 """
 
 from collections.abc import Mapping
-import functools
 from typing import Any
 
 from matplotlib import ticker
 import numpy as np
 
-from totojax.report import page, plots, reading, scaling
+from totojax.report import frame, page, plots, reading, scaling
 
 PAPER = (
   "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C: the law meets its own"
@@ -39,18 +38,28 @@ def verdict(laws: Mapping[str, Any]) -> list[str]:
   return sentences + list(laws.get("notes", ()))
 
 
-def headline(folder: reading.RunFolder) -> str:
-  """The law, beside the paper's and GPT-3's."""
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """The law."""
   laws = folder.json("laws.json")
-  claim, *more = verdict(laws)
+  law, ends = laws["law"], laws.get("b_interval_95")
+  sure = f"95 % over runs {ends[0]:.4f} to {ends[1]:.4f}" if ends else "interval unknown"
+  return frame.Claim(
+    f"Loss falls as compute to the power of -{law['b']:.3f}.",
+    f"{sure}; {laws['points']} points of the frontier ({laws['frontier']}) over"
+    f" {laws['decades']:.1f} decades of compute. The paper's exponent is -{scaling.PAPER.b}.",
+  )
+
+
+def headline(folder: reading.RunFolder) -> str:
+  """The law beside the paper's and GPT-3's, and what is to be said of it."""
+  laws = folder.json("laws.json")
   facts = {
     "exponent": f"{laws['law']['b']:.4f}",
     "of the paper's law": f"{scaling.PAPER.b:.4f}",
     "of GPT-3's": f"{scaling.GPT_3.b:.3f}",
     "of the variance explained": f"{laws['law']['r2']:.3f}",
   }
-  out = [page.paragraph(claim[0].upper() + claim[1:] + ".", "verdict")]
-  return "".join([*out, *map(page.paragraph, more), page.facts(facts)])
+  return page.facts(facts) + "".join(page.paragraph(f"{line}.") for line in verdict(laws)[1:])
 
 
 def drawing(folder: reading.RunFolder) -> plots.Draw:
@@ -76,8 +85,12 @@ def drawing(folder: reading.RunFolder) -> plots.Draw:
       axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name)
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel="training compute (MACs)", ylabel="nats per visual token")
-    for written in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-      written(ticker.StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    between = (1.0,) if macs.max() > 30 * macs.min() else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=between, numticks=5))
+    for axis in (axes.xaxis, axes.yaxis):  # labels of minor ticks run into each other
+      axis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
   return draw
@@ -129,10 +142,14 @@ def recipes(folder: reading.RunFolder) -> str:
   return page.records(columns, rows) + page.paragraph(note, "soft")
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("", headline),
-  ("Loss against compute", figure),
-  ("Recipes side by side", recipes),
-  ("Where each run ended", ends),
+PAGE = frame.Kind(
+  "scaling",
+  claim,
+  (
+    ("", headline),
+    ("Loss against compute", figure),
+    ("Recipes side by side", recipes),
+    ("Where each run ended", ends),
+  ),
+  paper=("Figure 9", "Table 15"),
 )
-write_report = functools.partial(page.write, about="scaling", sections=SECTIONS)

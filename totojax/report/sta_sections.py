@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from totojax.report import page, reading
+from totojax.report import frame, page, reading, verdict
 
 COLUMNS = {
   "noun": "Noun",
@@ -11,6 +11,24 @@ COLUMNS = {
   "noun_ttc": "Noun + time",
   "overall": "Overall",
 }
+
+
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """Overall top-5 mAP against the best rule."""
+  facts = folder.json("metrics.json")
+  if "overall" not in facts:
+    line = f"{facts['n']:,} queries of {facts['split']} were foreseen; their objects are not known."
+    return frame.Claim(line, "no interval: results.json is for the challenge's server")
+  rules = {name: row["overall"] for name, row in facts.get("baselines", {}).items()}
+  line, good = f"Top-5 mAP overall {facts['overall']:.1f} %", None
+  ends = facts.get("interval", {}).get("overall") or (None, None)
+  if rules:
+    best = max(rules, key=rules.__getitem__)
+    line += f"; the best rule without pixels ({best}) has {rules[best]:.1f} %"
+    if None not in ends:
+      good = True if ends[0] > rules[best] else False if ends[1] < rules[best] else None
+  sure = verdict.UNKNOWN if None in ends else f"95 % from {ends[0]:.1f} to {ends[1]:.1f} %"
+  return frame.Claim(f"{line}.", f"{sure}, on {facts['n']:,} queries.", good)
 
 
 def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -74,10 +92,12 @@ def drawn(folder: reading.RunFolder) -> str:
     caption = f"{one['uid']}. True (green): {true}. Foreseen (orange): {'; '.join(one['found'])}."
     alt = f"boxes of what is touched next in {one['uid']}"
     out.append(page.figure(page.picture(folder.bytes(one["picture"]), "webp", alt), caption))
-  return "".join(out) or page.missing("output.pictures is 0")
+  return page.gallery(out)
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("Short-term anticipation", found),
-  ("What was foreseen", drawn),
+PAGE = frame.Kind(
+  "short-term anticipation",
+  claim,
+  (("Short-term anticipation", found), ("What was foreseen", drawn)),
+  paper=("Table 9",),
 )

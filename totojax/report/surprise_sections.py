@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from totojax.report import page, reading, shares
+from totojax.report import frame, page, reading, shares
 
 # Metric -> what it is, and whose.
 _METRICS = {
@@ -28,12 +28,25 @@ def found(folder: reading.RunFolder) -> str:
       " their plausibility."
     )
   return (
-    page.paragraph(sentence(facts))
-    + page.paragraph(_how(facts), "soft")
+    page.paragraph(_how(facts), "soft")
     + _metrics(facts)
     + _kinds(facts)
     + page.fold("by every context", _settings(facts))
   )
+
+
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """Whether impossible videos surprise more."""
+  facts = folder.json("surprise.json")
+  if "all" not in facts:
+    return frame.Claim(f"{facts['videos']:,} videos were scored; their labels are not known.")
+  low, high = facts["all"]["sums_interval"]
+  good = True if low > 0.5 else False if high < 0.5 else None
+  word = {True: "surprise the model more", False: "surprise the model less"}
+  word[None] = "do not surely surprise the model more"
+  line = f"Impossible videos {word[good]} than possible ones."
+  said = sentence(facts)
+  return frame.Claim(line, f"{said[0].upper()}{said[1:]}.", good)
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
@@ -117,9 +130,7 @@ def worst(folder: reading.RunFolder) -> str:
         f" tokens, from 0 (dark) to {one['most']:.2f} nats (light); mean {nats}.",
       )
     )
-  if not figures:
-    return page.missing("output.pairs is 0, or the drawn groups were left out")
-  return "".join(figures)
+  return page.gallery(figures)
 
 
-SECTIONS: tuple[page.Section, ...] = (("Surprise", found), ("Where it surprises most", worst))
+PAGE = frame.Kind("surprise", claim, (("Surprise", found), ("Where it surprises most", worst)))

@@ -4,13 +4,12 @@ Reads the run directory alone.
 """
 
 from collections.abc import Sequence
-import functools
 import math
 
 from etils import epath
 import numpy as np
 
-from totojax.report import optimum, page, plots, reading
+from totojax.report import frame, optimum, page, plots, reading
 from totojax.rundir import console
 
 PAPER = (
@@ -40,16 +39,21 @@ def read(folder: reading.RunFolder) -> list[optimum.Curve]:
   ]
 
 
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """What became of the optimum with the first parametrisation."""
+  line, interval, kept = optimum.claim(read(folder))
+  return frame.Claim(line, interval, kept)
+
+
 def headline(folder: reading.RunFolder) -> str:
-  """What became of the optimum, and how much was trained."""
+  """How much was trained, and what became of the optimum of each parametrisation."""
   curves, rows = read(folder), folder.records("sweep.csv")
   facts = {
     "runs": f"{len(rows):,}",
     "tokens in all": console.short(sum(float(row["tokens"]) for row in rows)),
     "diverged": str(sum(int(row["diverged_at"]) > 0 for row in rows)),
   }
-  claims = [page.paragraph(claim, "verdict") for claim in optimum.verdict(curves)]
-  return "".join(claims) + page.facts(facts)
+  return page.facts(facts) + "".join(map(page.paragraph, optimum.verdict(curves)))
 
 
 def drawings(folder: reading.RunFolder) -> dict[tuple[str, float], plots.Draw]:
@@ -145,10 +149,14 @@ def everything(folder: reading.RunFolder) -> str:
   return page.fold(f"All {len(records):,} runs", table)
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("", headline),
-  ("Loss against learning rate", figures),
-  ("The best learning rate of each width", optima),
-  ("Every run", everything),
+PAGE = frame.Kind(
+  "learning rates",
+  claim,
+  (
+    ("", headline),
+    ("Loss against learning rate", figures),
+    ("The best learning rate of each width", optima),
+    ("Every run", everything),
+  ),
+  paper=("Figure 11",),
 )
-write_report = functools.partial(page.write, about="learning rates", sections=SECTIONS)

@@ -97,6 +97,6 @@ def skipped(folder: reading.RunFolder) -> str:
   note = page.too_short({"The folder": collections.Counter(way for _, way in short)})
   rows = reading.optional([], folder.rows, "clips/skipped.csv")
   if not rows:
-    return page.paragraph("Every clip could be used.", "soft") + note
+    return note
   title = f"{len(rows)} video{'s' * (len(rows) > 1)} could not be used"
   return note + page.fold(title, page.table(("video", "reason"), rows, words=2))

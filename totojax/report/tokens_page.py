@@ -5,12 +5,11 @@ marked as the paper's: they are of other images and other tokenizers.
 """
 
 from collections.abc import Mapping
-import functools
 from typing import Any
 
 from etils import epath
 
-from totojax.report import ngram_sections, page, paper, plots, reading
+from totojax.report import frame, ngram_sections, page, paper, plots, reading
 
 
 def write_figures(workdir: epath.PathLike) -> None:
@@ -26,8 +25,16 @@ def write_figures(workdir: epath.PathLike) -> None:
     plots.write(path, ngram_sections.by_rank(table, n))
 
 
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """How much there is."""
+  stores = list(folder.json("tokens.json")["stores"].values())
+  tokens = page.filled("{tokens:short}", {"tokens": sum(fact["tokens"] for fact in stores)})
+  line = f"{tokens} tokens in {_number(len(stores), 'store')}."
+  return frame.Claim(line, "counted whole: no interval")
+
+
 def headline(folder: reading.RunFolder) -> str:
-  """How much there is, in one sentence and a few numbers."""
+  """How much there is, in a few numbers."""
   tokens = folder.json("tokens.json")
   stores = list(tokens["stores"].values())
   total: dict[str, float | None] = {
@@ -44,8 +51,7 @@ def headline(folder: reading.RunFolder) -> str:
   if len(tokens["tokenizers"]) == 1:
     (fact,) = tokens["tokenizers"].values()
     facts["codes used"] = f"{fact['ngrams'][0]['distinct']:,} of {fact['vocab']:,}"
-  claim = f"{page.filled('{tokens:short}', total)} tokens in {_number(len(stores), 'store')}."
-  return page.paragraph(claim, "verdict") + page.facts(facts)
+  return page.facts(facts)
 
 
 def sources(folder: reading.RunFolder) -> str:
@@ -115,7 +121,7 @@ def decoded(folder: reading.RunFolder) -> str:
   """Reconstructions, with originals and PSNR where there are any."""
   tokens = folder.json("tokens.json")
   if not tokens["decoder"]:
-    return page.paragraph("Nothing was decoded: no tokenizer was given.", "soft")
+    return ""
   arrays = folder.arrays("samples.npz")
   out = []
   for name, store in tokens["stores"].items():
@@ -178,12 +184,16 @@ MEANINGS = (
   ("k-means on patches", "as many codes as the tokenizer has, a code for each block of a frame"),
 )
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("", headline),
-  ("What there is", sources),
-  ("How the codes are used", ngram_sections.codes),
-  ("Pairs and triples of codes", ngram_sections.pairs),
-  ("What the codes keep", decoded),
-  ("What the numbers mean", meaning),
+PAGE = frame.Kind(
+  "tokens",
+  claim,
+  (
+    ("", headline),
+    ("What there is", sources),
+    ("How the codes are used", ngram_sections.codes),
+    ("Pairs and triples of codes", ngram_sections.pairs),
+    ("What the codes keep", decoded),
+    ("What the numbers mean", meaning),
+  ),
+  paper=("Table 2", "Figure 3", "Figure 12", "Figure 13"),
 )
-write_report = functools.partial(page.write, about="tokens", sections=SECTIONS)

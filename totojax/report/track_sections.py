@@ -8,7 +8,7 @@ from etils import epath
 from matplotlib import ticker
 import numpy as np
 
-from totojax.report import page, plots, reading
+from totojax.report import frame, page, plots, reading, verdict
 
 _NAMES = {"davis": "DAVIS", "jhmdb": "JHMDB", "vip": "VIP"}
 _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
@@ -79,7 +79,7 @@ def found(folder: reading.RunFolder) -> str:
     ("features, ms a frame", "{features_s_a_frame:ms}"),
     ("propagation, ms a frame", "{propagation_s_a_frame:ms}"),
   )
-  out = [page.paragraph(_verdict(facts)), page.records(columns, rows)]
+  out = [page.records(columns, rows)]
   if facts.get("seeds"):
     out.append(_of_seeds(facts))
   if paper := facts.get("paper"):
@@ -137,14 +137,22 @@ def _of_seeds(facts: Mapping[str, Any]) -> str:
   return page.records(columns, rows) + page.paragraph(note, "soft")
 
 
-def _verdict(facts: Mapping[str, Any]) -> str:
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """The best row, beside copies of the first frame's labels."""
+  facts = folder.json("metrics.json")
   score, rows = facts["score"], facts["rows"]
   top = max(rows, key=lambda row: row[score])
   copies = [row for row in rows if row["row"] == "copy"]
-  text = f"Best is {_name(top)}: {score} {100 * top[score]:.1f} % at layer {top['layer']}"
+  text, good = (
+    f"Best is {_name(top)}: {score} {100 * top[score]:.1f} % at layer {top['layer']}",
+    None,
+  )
+  low, high = top.get("low"), top.get("high")
   if copies and top is not copies[0]:
     text += f"; copies of the first frame's labels give {100 * copies[0][score]:.1f} %"
-  return text + "."
+    good = True if low is not None and low > copies[0][score] else None
+  sure = verdict.UNKNOWN if low is None else f"95 % from {100 * low:.1f} to {100 * high:.1f} %"
+  return frame.Claim(f"{text}.", f"{sure}, on {_amount(facts)}.", good)
 
 
 def _by_layer(rows: list[dict[str, str]], label: str) -> plots.Draw:
@@ -180,7 +188,7 @@ def drawn(folder: reading.RunFolder) -> str:
       caption += f" All frames: {one['mp4']}."
     alt = f"labels that were found in {one['sequence']}"
     out.append(page.figure(page.picture(folder.bytes(one["png"]), "webp", alt), caption))
-  return "".join(out) or page.missing("output.sequences is 0")
+  return page.gallery(out)
 
 
 def sequences(folder: reading.RunFolder) -> str:
@@ -194,8 +202,9 @@ def sequences(folder: reading.RunFolder) -> str:
   return page.fold(f"{score} of every sequence, in %", page.table(("", *names), lines))
 
 
-SECTIONS: tuple[page.Section, ...] = (
-  ("Tracking", found),
-  ("What was found", drawn),
-  ("Sequences", sequences),
+PAGE = frame.Kind(
+  "tracking",
+  claim,
+  (("Tracking", found), ("What was found", drawn), ("Sequences", sequences)),
+  paper=("Table 10", "Figure 5", "Figure 8"),
 )

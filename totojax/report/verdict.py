@@ -23,6 +23,7 @@ NAMES = {
 }
 
 
+Z, UNKNOWN = 1.96, "interval unknown"  # of 95 %
 _AGAINST = {"unigram": "code frequencies", "neighbours": "counts of left and upper neighbours"}
 
 
@@ -32,6 +33,7 @@ class Verdict:
 
   claim: str  # one sentence
   detail: str  # the numbers behind it
+  interval: str  # how far the model is from the best of the others, with its interval
   better: bool | None  # True, False, or None where neither is sure
   losses: dict[str, float]  # nats per token by predictor, the model first
   scope: str  # the tokens that the losses are over
@@ -78,7 +80,9 @@ def judge(
         baselines[key] = value
   if not baselines:
     claim = f"{loss:.3f} nats per visual token on held-out \u201c{source}\u201d."
-    return Verdict(claim, "There is no baseline to compare with.", None, losses, scope)
+    error = _error(metrics, source, which)
+    interval = f"95 % from {loss - Z * error:.3f} to {loss + Z * error:.3f}" if error else UNKNOWN
+    return Verdict(claim, "There is no baseline to compare with.", interval, None, losses, scope)
   best = min(baselines, key=baselines.__getitem__)
   gap = baselines[best] - loss
   error = math.hypot(_error(metrics, source, which), _error(metrics, f"{source}/{best}", which))
@@ -94,6 +98,12 @@ def judge(
     f" ({share}standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."
   )
+  interval = f"{abs(gap):.3f} nats per token {'less' if gap > 0 else 'more'} ("
+  if sure := error:
+    low, high = sorted((abs(gap) - Z * sure, abs(gap) + Z * sure))
+    interval += f"95 % from {low:.3f} to {high:.3f})"
+  else:
+    interval += f"{UNKNOWN})"
   claim, reason = f"The model {verb} {against}.", None
   if history is not None and not better:
     # What is said of training clips is of all their frames.
@@ -108,7 +118,7 @@ def judge(
     # Level with the baseline is told as such: only the reason stands below it.
     if reason == "still" or (reason and better is False):
       claim = diagnosis.headline(reason, history, loss=loss, baseline=baseline, frame=noun)
-  return Verdict(claim, detail, better, losses, scope, reason)
+  return Verdict(claim, detail, interval, better, losses, scope, reason)
 
 
 def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:

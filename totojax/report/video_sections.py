@@ -1,10 +1,9 @@
 """Sections of a report about videos that a model goes on with."""
 
 from collections.abc import Mapping
-import functools
 from typing import Any
 
-from totojax.report import page, reading
+from totojax.report import frame, page, reading
 from totojax.rundir import files
 
 _SHOWN = 4  # clips of a chain's page
@@ -42,7 +41,7 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
   """
   facts = folder.json(f"{prefix}gen.json")
   order = {"webp": "left to right", "png": "above to below"}
-  figures = "".join(
+  figures = page.gallery(
     page.figure(
       page.picture(folder.bytes(f"{prefix}{one[kind]}"), kind, f"continued clip {one['id']}"),
       f"{one['id']}. From {order[kind]}: {', '.join(one['columns'])}.",
@@ -50,39 +49,44 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
     for one in facts["drawn"][:shown]
     for kind in ["webp" if "webp" in one else "png"]
   )
-  claim = (
+  how = (
     f"{facts['clips']:,} clips; {facts['given_frames']} frames are given (grey bar) and"
     f" {facts['new_frames']} are made (orange bar), at temperature"
     f" {facts['sampling']['temperature']:g}, {facts['samples']} for each clip."
   )
   known = facts.get("known_frames", {"least": 0, "new": 0})
   if known["least"] < known["new"]:
-    claim += (
+    how += (
       f" What follows is known for {known['least']} to {known['most']} of {known['new']} new frames"
       " of a clip: what is compared is of these alone."
     )
   if facts.get("skipped"):
-    claim += f" {facts['skipped']:,} files gave no clip (skipped.csv)."
-  text = page.paragraph(_verdict(facts)) + page.paragraph(claim, "soft")
-  return text + figures + _table(facts) + _distances(facts)
+    how += f" {facts['skipped']:,} files gave no clip (skipped.csv)."
+  said = claim(folder, prefix=prefix)
+  text = page.paragraph(f"{said.line} {said.interval}".strip()) if prefix else ""
+  return text + page.paragraph(how, "soft") + figures + _table(facts) + _distances(facts)
 
 
-def _verdict(facts: Mapping[str, Any]) -> str:
+def claim(folder: reading.RunFolder, *, prefix: str = "") -> frame.Claim:
   """Whether the model knows more of what comes next than copying does."""
+  facts = folder.json(f"{prefix}gen.json")
   if "answers" in facts:
-    return "Example pairs and a query are given; the last frame is the model's answer (answers/)."
+    return frame.Claim(
+      "Example pairs and a query are given; the last frame is the model's answer (answers/)."
+    )
   difference = facts["model_less_copy"]
   if difference is None:
-    return "No frame after those given could be compared with what a copy would be."
+    return frame.Claim("No frame after those given could be compared with what a copy would be.")
   better = "less" if difference["mean"] < 0 else "more"
   line = (
     f"On the true next frames the model loses {abs(difference['mean']):.3f} nats per token {better}"
     " than copying the frame before"
   )
   if difference["low"] is None:
-    return f"{line}, on one clip."
-  ends = f"{difference['low']:.3f} to {difference['high']:.3f}"
-  return f"{line} (95 % interval of the difference: {ends}, {difference['n']} clips)."
+    return frame.Claim(f"{line}.", "On one clip: no interval.")
+  low, high = difference["low"], difference["high"]
+  sure = f"95 % interval of the difference: {low:.3f} to {high:.3f}, {difference['n']} clips."
+  return frame.Claim(f"{line}.", sure, None if low <= 0 <= high else high < 0)
 
 
 def _table(facts: Mapping[str, Any]) -> str:
@@ -119,21 +123,20 @@ def _distances(facts: Mapping[str, Any]) -> str:
 
 
 def of_chain(folder: reading.RunFolder) -> str:
-  """The same of a chain's stage, with its title; nothing of a chain that has none."""
+  """The same of a chain's stage; nothing of a chain that has none."""
   if not (folder.path / "generate").exists():
     return ""
-  one = functools.partial(continued, prefix="generate/", shown=_SHOWN)
-  return page.section(_TITLE, one, folder)
+  return continued(folder, prefix="generate/", shown=_SHOWN)
 
 
-def while_trained(folder: reading.RunFolder) -> str:
+def while_trained(folder: reading.RunFolder, *, prefix: str = "pretrain/") -> str:
   """The same clips, gone on with at the first, a middle and the last evaluation."""
-  place = "pretrain/samples"
+  place = f"{prefix}samples"
   paths = [path for path in files.children(folder.path / place) if path.suffix == ".webp"]
   if not paths:
     return ""
   some = dict.fromkeys((paths[0], paths[(len(paths) - 1) // 2], paths[-1]))
-  figures = "".join(
+  figures = page.gallery(
     page.figure(
       page.picture(folder.bytes(f"{place}/{path.name}"), "webp", f"samples of step {path.stem}"),
       f"After {int(path.stem):,} updates: on the left held-out clips, on the right what the model"
@@ -142,8 +145,7 @@ def while_trained(folder: reading.RunFolder) -> str:
     for path in some
   )
   claim = f"The same clips and draws each time, {len(paths)} in all: {place}."
-  content = page.paragraph(claim, "soft") + figures
-  return page.section("While it was trained", lambda _: content, folder)
+  return page.paragraph(claim, "soft") + figures
 
 
-SECTIONS: tuple[page.Section, ...] = ((_TITLE, continued),)
+PAGE = frame.Kind("continued videos", claim, ((_TITLE, continued),))

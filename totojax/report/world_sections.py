@@ -1,8 +1,19 @@
 """Sections of the page about clips of a rendered world."""
 
-from totojax.report import page, reading
+from totojax.report import frame, page, reading, shares
 
 FILE = "world.json"
+
+
+def claim(folder: reading.RunFolder) -> frame.Claim:
+  """How much there is."""
+  facts = folder.json(FILE)
+  line = f"{facts['clips']:,} clips of {facts['frames']:,} frames in all, with exact labels."
+  carried = facts.get("carried_frac")
+  if carried is None:
+    return frame.Claim(line, "counted whole: no interval")
+  sure = f"the snitch is carried, hidden, in {shares.percent(carried, facts['clips'])}, 95 %"
+  return frame.Claim(line, sure)
 
 
 def found(folder: reading.RunFolder) -> str:
@@ -35,9 +46,7 @@ def found(folder: reading.RunFolder) -> str:
 def shown(folder: reading.RunFolder) -> str:
   """Sheets of some clips."""
   names = folder.json(FILE)["sheets"]
-  if not names:
-    return page.missing("output.shown is 0")
-  return "".join(
+  return page.gallery(
     page.figure(
       page.picture(folder.bytes(f"sheets/{name}"), "png", f"frames of clip {name[:-4]}"),
       f"Clip {int(name[:-4])}: frames, masks by number in DAVIS's colours, and depth (light:"
@@ -47,4 +56,4 @@ def shown(folder: reading.RunFolder) -> str:
   )
 
 
-SECTIONS: tuple[page.Section, ...] = (("What is in it", found), ("Some clips", shown))
+PAGE = frame.Kind("a rendered world", claim, (("What is in it", found), ("Some clips", shown)))

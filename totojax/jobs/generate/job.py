@@ -27,7 +27,7 @@ from totojax import jobs
 from totojax.config import schema
 from totojax.config.generate import Generate
 from totojax.jobs.generate import measures, perceptual, prompts
-from totojax.report import page, video_sections
+from totojax.report import frame, video_sections
 from totojax.rundir import console, files, hosts
 from totojax.trained import backbone, continued, generate, model as pretrained
 
@@ -131,7 +131,7 @@ def _finish(
   found = measures.measure(clips, made, model, amounts, seen, config, workdir, fps=fps)
   files.write_csv(workdir / "metrics.csv", found.rows)
   files.write_json(workdir / "gen.json", {**facts, **found.summary})
-  page.write(workdir, about="continued videos", sections=video_sections.SECTIONS)
+  frame.write(workdir, video_sections.PAGE)
   files.remove(workdir / "parts")
   console.say(found.sentence)
 

@@ -16,7 +16,7 @@ from totojax.data.sources import real as real_lib
 from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib
-from totojax.report import layer_sections, shares
+from totojax.report import frame, layer_sections, shares
 from totojax.rundir import console, files
 
 SPLITS = ("validation", "holdout")
@@ -148,7 +148,7 @@ def write(
     more = ", ..." if len(sets.missing) > 3 else ""
     where = workdir / "missing.csv"
     console.say(f"{len(sets.missing)} validation items are missing: {names}{more}; see {where}")
-  console.say(f"report: {layer_sections.write_report(workdir)}")
+  console.say(f"report: {frame.write(workdir, layer_sections.PAGE)}")
 
 
 def _lists(

@@ -26,7 +26,7 @@ from totojax.data.store import manifests
 from totojax.data.stream import mixture
 from totojax.jobs import memory, pretrain, stores
 from totojax.jobs.plan import chips, compile as compile_lib
-from totojax.report import page, plan_page
+from totojax.report import frame, page, plan_page
 from totojax.rundir import console, directory, files
 
 
@@ -57,7 +57,7 @@ def run(config: Pretrain | Tokenize, workdir: epath.Path, interrupted: jobs.Inte
   show(rows)
   if config.plan.what == "train":
     files.write_json(path, result(rows) | {"epochs": epochs(config)})
-  console.say(f"report: {plan_page.write_report(workdir)}")
+  console.say(f"report: {frame.write(workdir, plan_page.PAGE)}")
   return True
 
 

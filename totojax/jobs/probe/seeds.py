@@ -19,7 +19,7 @@ import numpy as np
 from totojax import jobs
 from totojax.config import labels, roots
 from totojax.config.schema import ConfigError
-from totojax.report import shares
+from totojax.report import frame, layer_sections, shares
 from totojax.rundir import console, directory, files
 
 _TOP1 = "/chosen_on_holdout/top1"
@@ -79,6 +79,7 @@ def run(config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interr
     console.say(_sentence(question, row))
   files.write_csv(workdir / "per_layer.csv", rows)
   files.write_json(workdir / "metrics.json", metrics)
+  console.say(f"report: {frame.write(workdir, layer_sections.SEEDS)}")
   return True
 
 

@@ -28,7 +28,7 @@ from totojax.config.training import Share
 from totojax.data.store import certificates, fill, manifests, shards, store as store_lib
 from totojax.jobs import shards as tokenizing
 from totojax.jobs.prompt_tune import prompts, scores
-from totojax.report import page, prompt_sections
+from totojax.report import frame, prompt_sections
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import api
 from totojax.trained import backbone, generate, prompting
@@ -76,7 +76,7 @@ def run(config: PromptTune, workdir: epath.Path, interrupted: jobs.Interrupted) 
   facts |= {"sampling": schema.to_dict(config.sampling), "steps": config.train.steps}
   facts |= {"root": config.data.root, "depth": config.data.depth, **found.summary}
   files.write_json(workdir / "prompt_tune.json", facts)
-  page.write(workdir, about="prompts", sections=prompt_sections.SECTIONS)
+  frame.write(workdir, prompt_sections.PAGE)
   files.remove(workdir / "parts")
   for sentence in prompt_sections.sentences(facts):
     console.say(sentence)

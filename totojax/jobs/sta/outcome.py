@@ -17,7 +17,7 @@ from totojax.data.sources import sta as source
 from totojax.evals import sta_baselines, sta_map, sta_results
 from totojax.jobs.generate import prompts
 from totojax.jobs.sta import inputs
-from totojax.report import page, sta_sections
+from totojax.report import frame, sta_sections
 from totojax.rundir import console, files
 
 _TRUE, _FOUND = (60, 200, 90), (240, 120, 30)
@@ -101,7 +101,7 @@ def write(
       f"{len(annotations.uids) - len(found.queries)} of {len(annotations.uids)} uids were not read,"
       " and have a box of score 0 in results.json"
     )
-  page.write(workdir, about="short-term anticipation", sections=sta_sections.SECTIONS)
+  frame.write(workdir, sta_sections.PAGE)
   console.say(f"results: {path}; report: {workdir / 'report.html'}")
 
 

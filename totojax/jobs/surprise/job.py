@@ -22,7 +22,7 @@ from totojax.config.surprise import Surprise
 from totojax.data.sources import items
 from totojax.jobs.generate import prompts
 from totojax.jobs.surprise import clips, maps, scores
-from totojax.report import page, surprise_sections
+from totojax.report import frame, surprise_sections
 from totojax.rundir import console, files
 from totojax.trained import backbone, model as pretrained
 
@@ -182,7 +182,7 @@ def _finish(
     _write_submission(workdir, scored, facts)
   else:
     _write_metrics(workdir, scored, amounts, config, facts)
-  page.write(workdir, about="surprise", sections=surprise_sections.SECTIONS)
+  frame.write(workdir, surprise_sections.PAGE)
   files.remove(workdir / "parts")
 
 

@@ -23,7 +23,7 @@ from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain, stores
 from totojax.jobs.sweep import expand
-from totojax.report import optimum, reading, sweep_page
+from totojax.report import frame, optimum, reading, sweep_page
 from totojax.rundir import console, directory, files, lock, metrics, pieces
 
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
@@ -164,6 +164,6 @@ def _report(workdir: epath.Path, points: Sequence[expand.Point]) -> None:
   curves = sweep_page.read(reading.RunFolder(workdir))
   files.write_csv(workdir / "optima.csv", optimum.table(curves))
   sweep_page.write_figures(workdir)
-  console.say(f"report: {sweep_page.write_report(workdir)}")
+  console.say(f"report: {frame.write(workdir, sweep_page.PAGE)}")
   for sentence in optimum.verdict(curves):
     console.say(sentence)

@@ -27,7 +27,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.sources import tracks
 from totojax.evals import propagation
 from totojax.jobs.track import kinds, tables
-from totojax.report import page, track_sections
+from totojax.report import frame, track_sections
 from totojax.rundir import console, files
 from totojax.trained import backbone, grids
 
@@ -61,7 +61,7 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
   layout = tables.Layout(workdir, found, {row.name: row.rules for row in rows})
   if not tables.write(kind, layout, config, {**facts, **state}, interrupted):
     return False
-  page.write(workdir, about="tracking", sections=track_sections.SECTIONS)
+  frame.write(workdir, track_sections.PAGE)
   files.remove(workdir / "parts")
   console.say(track_sections.sentence(files.read_json(workdir / "metrics.json")))
   return True

@@ -1,0 +1,315 @@
+"""What was run, by which command, and all its numbers: the foot of every page.
+
+Of a chain the stage that trained a model says what the model, its data and its
+tokenizer are. Manifests of earlier versions say less.
+"""
+
+from collections.abc import Iterable, Mapping
+import csv
+import io
+import json
+import shlex
+from typing import Any
+
+from totojax.report import page, reading
+from totojax.rundir import console, files
+
+STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")  # of a chain of early versions
+# Of any job, where it has them: what its numbers hang on.
+TELLING = (
+  "seed",
+  "sequence.frames",
+  "sequence.grid",
+  "sequence.context",
+  "train.total_tokens",
+  "train.batch_tokens",
+  "train.epochs",
+  "train.steps",
+  "optim.name",
+  "optim.schedule",
+  "optim.lr",
+  "optim.lrs",
+  "mup.on",
+  "head.pool",
+  "layers",
+  "sampling.temperature",
+  "sampling.top_k",
+  "sampling.top_p",
+  "validation.rows",
+)
+_NOT_NUMBERS = {"config.json", "manifest.json", "done.json", "backbone.json"}
+# Bytes of a table that is put into a page, and of all of them; larger ones stay beside it.
+MOST_TABLE, MOST_TABLES = 1 << 20, 4 << 20
+
+
+def what_was_run(folder: reading.RunFolder) -> str:
+  """Job, model, data, tokenizer, settings that matter, date, machine, code."""
+  prefix, gaps = trained(folder), []
+
+  def of_model(name: str) -> dict[str, Any]:
+    try:
+      return folder.json(f"{prefix}{name}")
+    except reading.Missing as reason:
+      gaps.append(page.missing(reason) if prefix else "")
+      return {}
+
+  config, manifest = of_model("config.json"), of_model("manifest.json")
+  own = config if not prefix else reading.optional({}, folder.json, "config.json")
+  try:
+    whole = folder.json("manifest.json")
+  except reading.Absent:
+    whole = {}
+  job = str(own.get("run", ""))
+  if names := stages(folder):
+    job = f"{job or 'chain'}: {', '.join(names)}"
+  packages = {**whole.get("versions", {})}
+  packages.pop("totojax", None)
+  if "python" in whole:
+    packages = {"Python": whole["python"], **packages}
+  shown = page.terms(
+    (
+      ("job", page.text(job)),
+      ("model", page.text(model(config, manifest))),
+      ("data", page.text(data(config, manifest))),
+      ("tokenizer", page.text(tokenizer(config, manifest))),
+      ("settings", page.text(telling(config))),
+      ("date", page.text(_date(folder, whole))),
+      ("machine", page.text(_machine(whole or manifest))),
+      ("code", page.text(_code(whole))),
+    )
+  )
+  versions = " · ".join(f"{name} {version}" for name, version in packages.items())
+  shown += "".join(gaps)
+  return shown + (page.fold("Versions of packages", page.paragraph(versions)) if versions else "")
+
+
+def trained(folder: reading.RunFolder) -> str:
+  """Prefix of the files that say what the model is: "" or "pretrain/", say."""
+  if (folder.path / "config.json").exists() or (folder.path / "manifest.json").exists():
+    if reading.optional({}, folder.json, "config.json").get("run") not in (None, "chain"):
+      return ""
+  names = stages(folder)
+  for job in ("pretrain", "finetune", "joint", "tokenizer", "track", "compare", "world"):
+    for name in names:
+      config = reading.optional({}, folder.json, f"{name}/config.json")
+      if config.get("run", name) == job:
+        return f"{name}/"
+  return f"{names[-1]}/" if names else ""
+
+
+def stages(folder: reading.RunFolder) -> list[str]:
+  """Names of a chain's stages in their order, but for the report; [] of another job."""
+  config = reading.optional({}, folder.json, "config.json")
+  if config.get("run", "chain") != "chain":
+    return []
+  order = config.get("order") or [
+    name for name in STAGES if (folder.path / name).exists() or not config
+  ]
+  return [name for name in order if name != "report"]
+
+
+def has_stages(folder: reading.RunFolder) -> bool:
+  """Whether a folder without a config holds stages, as chains of early versions did."""
+  return any((folder.path / name / "config.json").exists() for name in STAGES)
+
+
+def model(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+  """The model that was trained, or the one that was looked at."""
+  parts = []
+  if isinstance(sizes := config.get("model"), Mapping):
+    parts.append(str(config.get("architecture", "model")))
+    keys = ("width", "depth", "heads", "mlp_dim")
+    parts += [f"{key} {sizes[key]}" for key in keys if sizes.get(key)]
+  if "parameters" in manifest:
+    parts.append(f"{manifest['parameters']:,} parameters")
+  if "flops_per_token" in manifest:
+    parts.append(f"{console.short(manifest['flops_per_token'])} training FLOPs per token")
+  if backbone := manifest.get("backbone"):
+    path, step = backbone.get("model_run", "?"), backbone.get("step")
+    parts.append(f"{path} after {step:,} updates" if isinstance(step, int) else str(path))
+    parts += [f"{backbone['depth']} layers"] if "depth" in backbone else []
+  elif config.get("model_run"):
+    parts.append(str(config["model_run"]))
+  if encoders := config.get("encoders"):
+    parts.append(f"encoders: {', '.join(map(str, encoders))}")
+  return ", ".join(parts)
+
+
+def data(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+  """The data sets by name, with shares, records and the digests that know them."""
+  if manifest.get("data"):
+    said = stores(manifest["data"])
+  else:
+    source = config.get("source")
+    places = source.values() if isinstance(source, Mapping) else ()
+    said = ", ".join(str(place) for place in places if isinstance(place, str) and place)
+  asked = config.get("data", {})
+  named = asked.get("train", {}) if isinstance(asked, Mapping) else {}
+  if isinstance(named, Mapping) and len(named) > 1:
+    shares = (f"{name} x {one['weight']:g}" for name, one in named.items() if "weight" in one)
+    said = "; ".join(filter(None, (said, f"weights {', '.join(shares)}")))
+  return said
+
+
+def stores(digests: Mapping[str, Mapping[str, Any]]) -> str:
+  """The data sets of a manifest with the digests by which runs know them."""
+  return ", ".join(
+    f"{name} ({each['records']:,} records, {each['digest'][:12]})" for name, each in digests.items()
+  )
+
+
+def tokenizer(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+  """The fingerprint of the tokenizer, and its file where the config names one."""
+  asked = config.get("data", {}) if isinstance(config.get("data"), Mapping) else {}
+  named = [asked.get("tokenizer"), asked.get("encode_with"), config.get("tokenizer")]
+  known = manifest.get("tokenizer") or manifest.get("backbone", {}).get("tokenizer")
+  parts = [str(known)] if known else []
+  parts += [name for name in named if isinstance(name, str) and name]
+  return ", ".join(dict.fromkeys(parts))
+
+
+def telling(config: Mapping[str, Any]) -> str:
+  """The settings that matter, as far as a job has them."""
+  values = dict(flat(config))
+  shown = [(key, values[key]) for key in TELLING if values.get(key) not in (None, "", [], 0)]
+  return ", ".join(f"{key} {plain(value)}" for key, value in shown)
+
+
+def _date(folder: reading.RunFolder, manifest: Mapping[str, Any]) -> str:
+  parts = [f"begun {_minute(manifest['started'])}"] if "started" in manifest else []
+  if later := manifest.get("starts"):
+    last = _minute(later[-1]["started"])
+    parts.append(f"started {len(later) + 1} times, the last time {last}")
+  done = reading.optional({}, folder.json, "done.json")
+  if "seconds" in done:
+    parts.append(f"took {console.duration(done['seconds'])}")
+  return " · ".join(parts)
+
+
+def _machine(manifest: Mapping[str, Any]) -> str:
+  parts = []
+  if machine := manifest.get("machine"):
+    parts += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
+  if devices := manifest.get("devices"):
+    parts.append(f"{devices['count']} x {devices['kind']}")
+  if manifest.get("processes", 1) > 1:
+    parts.append(f"{manifest['processes']} processes")
+  return " · ".join(parts)
+
+
+def _code(manifest: Mapping[str, Any]) -> str:
+  parts = []
+  if "totojax" in manifest.get("versions", {}):
+    parts.append(f"totojax {manifest['versions']['totojax']}")
+  if git := manifest.get("git"):
+    changed = "" if git["clean"] else " with changes that were not committed"
+    parts.append(f"commit {git['commit'][:12]}{changed}")
+  return " · ".join(parts)
+
+
+def _minute(iso: str) -> str:
+  """2025-01-31T13:05:09+00:00 -> 2025-01-31 13:05 UTC."""
+  return f"{iso[:16].replace('T', ' ')} UTC"
+
+
+def again(folder: reading.RunFolder) -> str:
+  """The command that makes the run, as it was last given, and the one that makes this page."""
+  try:
+    manifest = folder.json("manifest.json")
+  except reading.Absent:
+    manifest = {}
+  command = [manifest, *manifest.get("starts", ())][-1].get("command")
+  out = page.command(command) if command else ""
+  return out + page.paragraph("This page alone:", "soft") + page.command(page_command({"": folder}))
+
+
+def page_command(folders: Mapping[str, reading.RunFolder]) -> str:
+  """The command that makes the page of these runs; "": without a name."""
+  runs = [f"{name}={one.path}" if name else str(one.path) for name, one in folders.items()]
+  asked = shlex.quote(f"--config=configs/report.py:{','.join(runs)}")
+  return f"python -m totojax.main {asked}"
+
+
+def settings(folder: reading.RunFolder) -> str:
+  """The resolved config of the run, or of every stage."""
+  names = stages(folder)
+  out = []
+  for prefix in [f"{name}/" for name in names] or [""]:
+    try:
+      config = folder.json(f"{prefix}config.json")
+    except reading.Missing as reason:
+      out.append(page.missing(reason))
+      continue
+    rows = [(key, plain(value)) for key, value in flat(config)]
+    out.append(page.fold(prefix.rstrip("/") or "All settings", page.table((), rows, words=2)))
+  return "".join(out)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+  """("model.width", 768), ... of nested objects."""
+  out = []
+  for key, value in values.items():
+    if isinstance(value, Mapping) and value:
+      out += flat(value, f"{prefix}{key}.")
+    else:
+      out.append((prefix + str(key), value))
+  return out
+
+
+def plain(value: Any) -> str:
+  if isinstance(value, Mapping):
+    return ", ".join(f"{k} {v}" for k, v in value.items())
+  if isinstance(value, list):
+    return ", ".join(map(str, value))
+  return "" if value is None else str(value)
+
+
+def downloads(folder: reading.RunFolder) -> str:
+  """Every table and every number of the run, or of a chain's stages, as CSV in the page."""
+  links, rest, room = [], [], MOST_TABLES
+  for prefix in ["", *(f"{name}/" for name in stages(folder))]:
+    for path in files.children(folder.path / prefix):
+      name = f"{prefix}{path.name}"
+      table = None if path.name in _NOT_NUMBERS else reading.optional(None, as_csv, folder, name)
+      if not table:
+        continue
+      shown = f"{name.rpartition('.')[0].replace('/', '_')}.csv"
+      if len(table) > min(MOST_TABLE, room):
+        rest.append(f"{name} ({len(table) / 1e6:.1f} MB)")
+        continue
+      room -= len(table)
+      links.append(page.download(shown, table))
+  out = f"<p>{' · '.join(links)}</p>" if links else ""
+  if rest:
+    out += page.paragraph(f"Too large for a page, in the run's folder: {', '.join(rest)}.", "soft")
+  return out
+
+
+def as_csv(folder: reading.RunFolder, name: str) -> bytes:
+  """A file of numbers as CSV; b"" of any other file, and of one without a row.
+
+  Raises:
+    reading.Missing: it is damaged.
+  """
+  match name.rpartition(".")[2]:
+    case "csv":
+      return folder.bytes(name) if folder.rows(name) else b""
+    case "jsonl":
+      rows = [dict(flat(row)) for row in folder.lines(name)]
+      keys = list(dict.fromkeys(key for row in rows for key in row))
+      return table([keys, *([row.get(key) for key in keys] for row in rows)])
+    case "json":
+      values = flat(folder.json(name))
+      return table([("name", "value"), *((key, _cell(value)) for key, value in values)])
+  return b""
+
+
+def table(rows: Iterable[Iterable[Any]]) -> bytes:
+  """CSV of rows, the first of them the head; None is empty."""
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+  return json.dumps(value) if isinstance(value, list | Mapping) else value
