@@ -95,5 +95,5 @@ def studio():
 
 
 def _begin() -> None:
-  processes._begin("")
-  os.environ["MUJOCO_GL"] = os.environ["MUJOCO_GL"] or processes._found()
+  processes.begin("")
+  processes.take_gl("")

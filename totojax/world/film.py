@@ -66,6 +66,40 @@ def compiled(mj: Any, scene: Scene) -> Any:
   return model
 
 
+def context(mj: Any, width_px: int, height_px: int) -> Any:
+  """An OpenGL context without a screen, made current.
+
+  Raises:
+    ImportError: there is none; says what to install.
+  """
+  try:
+    made = mj.GLContext(width_px, height_px)
+    made.make_current()
+  except Exception as error:  # each backend has its own
+    raise ImportError(
+      f"OpenGL gives no context of {width_px} x {height_px} pixels without a screen"
+      f" ({type(error).__name__}: {error}); {INSTALL}"
+    ) from error
+  return made
+
+
+def plain_scene(mj: Any, model: Any) -> Any:
+  """What is drawn of a model, without what costs most: shadows and the like."""
+  drawn = mj.MjvScene(model, maxgeom=model.ngeom + 8)
+  flags = mj.mjtRndFlag
+  off = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE)
+  for flag in (*off, flags.mjRND_FOG):
+    drawn.flags[flag] = 0
+  return drawn
+
+
+def is_unstable(mj: Any, data: Any) -> bool:
+  """Whether MuJoCo found no numbers and began anew, which it does without an error."""
+  kinds = mj.mjtWarning
+  bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)
+  return any(data.warning[int(kind)].number for kind in bad)
+
+
 class Studio:
   """Draws scenes of one size after each other, with one OpenGL context."""
 
@@ -73,14 +107,7 @@ class Studio:
     """Raises ImportError as `mujoco`."""
     self.mj = mujoco()
     self.size = width_px, height_px
-    try:
-      self._gl = self.mj.GLContext(width_px, height_px)
-      self._gl.make_current()
-    except Exception as error:  # each backend has its own
-      raise ImportError(
-        f"OpenGL gives no context of {width_px} x {height_px} pixels without a screen"
-        f" ({type(error).__name__}: {error}); {INSTALL}"
-      ) from error
+    self._gl = context(self.mj, width_px, height_px)
 
   def close(self) -> None:
     """Frees the context while OpenGL is still loaded, which the end of Python does not."""
@@ -112,7 +139,7 @@ class Studio:
     finally:
       lens.close()
     pos_NT3, quat_NT4 = (np.stack(x) for x in zip(*places))
-    if not np.isfinite(pos_NT3).all() or stage.is_unstable():
+    if not np.isfinite(pos_NT3).all() or is_unstable(self.mj, stage.data):
       raise ValueError(f"physics of scene {spec.index} of {spec.kind} gave positions that are none")
     return Clip(
       scene,
@@ -276,12 +303,6 @@ class _Stage:
     data.qpos[qpos] = np.round(data.qpos[qpos], 6)
     data.qvel[dofs] = 0
 
-  def is_unstable(self) -> bool:
-    """Whether MuJoCo found no numbers and began anew, which it does without an error."""
-    kinds = self.mj.mjtWarning
-    bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)
-    return any(self.data.warning[int(kind)].number for kind in bad)
-
   def places(self) -> tuple[np.ndarray, np.ndarray]:
     """Positions [T, 3] and quaternions [T, 4] of all things."""
     return self.data.xpos[self.bodies].copy(), self.data.xquat[self.bodies].copy()
@@ -300,11 +321,7 @@ class _Lens:
     self._mj, self._stage, self._scene = mj, stage, scene
     self._context = mj.MjrContext(stage.model, mj.mjtFontScale.mjFONTSCALE_50)
     mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-    self._drawn = mj.MjvScene(stage.model, maxgeom=stage.model.ngeom + 8)
-    flags = mj.mjtRndFlag
-    off = (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE)
-    for flag in (*off, flags.mjRND_FOG):
-      self._drawn.flags[flag] = 0
+    self._drawn = plain_scene(mj, stage.model)
     self._options, self._camera = mj.MjvOption(), mj.MjvCamera()
     self._options.sitegroup[:] = 0
     self._camera.type, self._camera.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, 0

@@ -4,7 +4,7 @@ Bodies are called as their things, and their parts THING/PART; a geom's name is
 NUMBER#COUNT, by which its pixels and contacts are known.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 from xml.etree import ElementTree
 
@@ -63,12 +63,12 @@ class _Writer:
     return ElementTree.tostring(self._root, encoding="unicode"), self._pixels
 
   def _settings(self) -> None:
-    scene, spec, add = self._scene, self._scene.spec, _put
+    scene, spec, add = self._scene, self._scene.spec, put
     add(self._root, "compiler", angle="radian")
     add(
       self._root,
       "option",
-      timestep=_text(1 / spec.fps / LOOKS / substeps(spec.fps)),
+      timestep=text(1 / spec.fps / LOOKS / substeps(spec.fps)),
       integrator="implicitfast",
       cone="elliptic",
     )
@@ -77,24 +77,24 @@ class _Writer:
     add(visual, "global", offwidth=str(spec.width_px), offheight=str(spec.height_px))
     round_ = {"numslices": str(self._corners), "numstacks": str(self._corners * 3 // 4)}
     add(visual, "quality", shadowsize="0", offsamples="0", **round_)
-    add(visual, "map", znear=_text(scene.camera.near), zfar=_text(scene.camera.far))
+    add(visual, "map", znear=text(scene.camera.near), zfar=text(scene.camera.far))
     add(visual, "headlight", ambient="0.34 0.34 0.36", diffuse="0.2 0.2 0.2", specular="0 0 0")
 
   def _room(self) -> None:
     """A light, the table, and the room that it stands in."""
     scene, (half_x, half_y) = self._scene, self._scene.half_table
-    _put(
+    put(
       self._world,
       "light",
       directional="true",
       castshadow="false",
       pos="0 0 9",
-      dir=_text(*scene.light),
+      dir=text(*scene.light),
       diffuse="0.62 0.61 0.58",
       specular="0.35 0.35 0.35",
       ambient="0 0 0",
     )
-    _put(self._world, "camera", name="camera", fovy=_text(scene.camera.fovy_deg))
+    put(self._world, "camera", name="camera", fovy=text(scene.camera.fovy_deg))
     table = self._material("table", scene.table, repeat=2)
     top = shapes.Geom("box", (half_x, half_y, _THICK), (0.0, 0.0, -_THICK))
     self._geom(self._world, TABLE, top, table)
@@ -108,7 +108,7 @@ class _Writer:
     room = self._material("room", scene.room)
     walls = shapes.Geom("mesh", mesh=mesh)
     self._geom(self._world, ROOM, walls, room, solid=False, mesh=_written(mesh))
-    floor = {"type": "plane", "size": "1 1 1", "pos": _text(0, 0, low), "group": "3"}
+    floor = {"type": "plane", "size": "1 1 1", "pos": text(0, 0, low), "group": "3"}
     self._add(self._world, ROOM, **floor, rgba="0 0 0 0")
 
   def _thing(self, number: int, thing: Thing) -> None:
@@ -120,65 +120,55 @@ class _Writer:
     for part in dict.fromkeys(["", *(geom.part for geom in form.geoms)]):
       is_drawer = part == DRAWER
       name = f"{thing.name}/{part}" if part else thing.name
-      place = {} if is_drawer else {"pos": _text(*thing.pos), "quat": _text(*turn)}
+      place = {} if is_drawer else {"pos": text(*thing.pos), "quat": text(*turn)}
       more = {"mocap": "true"} if thing.motion == DRIVEN else {}
       parent = bodies[""] if is_drawer else self._world
-      bodies[part] = _put(parent, "body", name=name, **place, **more)
+      bodies[part] = put(parent, "body", name=name, **place, **more)
       if thing.motion == FREE and not part:
-        _put(bodies[part], "freejoint", name=joint(name))
+        put(bodies[part], "freejoint", name=joint(name))
       if is_drawer:
-        _put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
+        put(bodies[part], "joint", name=joint(name), type="slide", axis="0 -1 0", damping="5")
     texts = _texts(thing.shape)
     skins = _skins(thing.shape, self._corners)
-    put = functools.partial(
+    geom_of = functools.partial(
       self._geom, number=number, solid=not thing.is_seen_through, scale=thing.size
     )
-    for geom, text in zip(form.geoms, texts):
-      put(
+    for geom, written in zip(form.geoms, texts):
+      geom_of(
         bodies[geom.part],
         geom=geom,
         material=second if geom.is_second else own,
         moves=thing.motion != FIXED or geom.part == DRAWER,
         is_drawn=(geom.part, geom.is_second) not in skins,
-        mesh=text,
+        mesh=written,
       )
-    for (part, is_second), text in skins.items():
-      name = self._mesh(text, thing.size, solid=False)
+    for (part, is_second), written in skins.items():
+      name = self._mesh(written, thing.size, solid=False)
       untouched = {"contype": "0", "conaffinity": "0", "mass": "0"}
       material = second if is_second else own
       self._add(bodies[part], number, type="mesh", mesh=name, material=material, **untouched)
     if DRAWER in bodies:  # it never touches the cabinet that it is in
-      contact = _put(self._root, "contact")
-      _put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
+      contact = put(self._root, "contact")
+      put(contact, "exclude", body1=thing.name, body2=f"{thing.name}/{DRAWER}")
 
   def _arm(self, number: int) -> None:
     """An arm that stands at the table's edge and reaches to the things."""
     arm = arms.ARMS[self._scene.spec.style]
     material = self._plain("arm", arm.rgb, 0.4)
     dark = self._plain("arm/joints", (0.25, 0.25, 0.28), 0.4)
-    above = _put(self._world, "body", name="arm/base", **base(self._scene))
-    self._part(above, number, "cylinder", (arm.radius * 1.4, 0.03), (0, 0, 0.03), material)
-    for count, link in enumerate(arm.links):
-      if np.linalg.norm(link.pos) > 0.02:
-        size, to = (arm.radius * 0.85,), _text(0, 0, 0, *link.pos)
-        self._part(above, number, "capsule", size, None, material, fromto=to)
-      above = _put(above, "body", name=f"arm/{count}", pos=_text(*link.pos), quat=_text(*link.quat))
-      low, high = link.limits
-      _put(above, "joint", name=f"arm/{count}/joint", axis="0 0 1", range=_text(low, high))
-      self._part(above, number, "cylinder", (arm.radius, arm.radius * 1.15), (0, 0, 0), dark)
-    self._part(
-      above, number, "capsule", (0.04,), None, material, fromto=_text(0, 0, 0, 0, 0, arm.flange)
-    )
-    _put(above, "site", name="arm/flange", pos=_text(0, 0, arm.flange))
+    above = put(self._world, "body", name="arm/base", **base(self._scene))
+    self._part(above, "cylinder", (arm.radius * 1.4, 0.03), (0, 0, 0.03), material, number=number)
+    chain(above, arm, functools.partial(self._part, number=number), (material, dark))
 
   def _part(
     self,
     body: ElementTree.Element,
-    number: int,
     kind: str,
     size: Sequence[float],
     pos: Sequence[float] | None,
     material: str,
+    *,
+    number: int,
     **more: str,
   ) -> None:
     """A geom of an arm, which touches nothing."""
@@ -186,12 +176,12 @@ class _Writer:
       body,
       number,
       type=kind,
-      size=_text(*size),
+      size=text(*size),
       material=material,
       contype="0",
       conaffinity="0",
       mass="1",
-      **({"pos": _text(*pos)} if pos else {}),
+      **({"pos": text(*pos)} if pos else {}),
       **more,
     )
 
@@ -209,34 +199,34 @@ class _Writer:
     scale: float = 1.0,
   ) -> None:
     """A geom of a thing, of the table or of the room; its mesh is scaled."""
-    more = {"size": _text(*geom.size)} if geom.size else {}
+    more = {"size": text(*geom.size)} if geom.size else {}
     if mesh is not None:
       more = {"mesh": self._mesh(mesh, scale, solid=True)}
     more |= {} if solid else {"contype": "0", "conaffinity": "0"}
     more |= {"density": "400"} if moves else {}
     more |= {} if is_drawn else {"group": "3"}
-    friction = _text(self._scene.friction, 0.005, 0.0001)
+    friction = text(self._scene.friction, 0.005, 0.0001)
     self._add(
       body,
       number,
       type=geom.type,
-      pos=_text(*geom.pos),
-      quat=_text(*geom.quat),
+      pos=text(*geom.pos),
+      quat=text(*geom.quat),
       material=material,
       friction=friction,
       **more,
     )
 
-  def _mesh(self, text: Text, scale: float, *, solid: bool) -> str:
+  def _mesh(self, written: Text, scale: float, *, solid: bool) -> str:
     """A mesh among the assets; its name."""
-    name, (vertex, face) = f"mesh{self._geoms}", text
+    name, (vertex, face) = f"mesh{self._geoms}", written
     inertia = "convex" if solid else "shell"
-    own = {"name": name, "scale": _text(scale, scale, scale), "inertia": inertia}
-    _put(self._asset, "mesh", vertex=vertex, face=face, **own)
+    own = {"name": name, "scale": text(scale, scale, scale), "inertia": inertia}
+    put(self._asset, "mesh", vertex=vertex, face=face, **own)
     return name
 
   def _add(self, body: ElementTree.Element, number: int, **attributes: str) -> None:
-    _put(body, "geom", name=f"{number}#{self._geoms}", **attributes)
+    put(body, "geom", name=f"{number}#{self._geoms}", **attributes)
     self._geoms += 1
 
   def _material(self, name: str, look: Look, *, repeat: int = 1) -> str:
@@ -250,27 +240,27 @@ class _Writer:
     pixels_SS3 = textures.pixels(look, 1 if is_fine else 2)
     side = str(len(pixels_SS3))
     kind = {"type": "2d" if is_flat else "cube", "width": side, "height": side}
-    _put(self._asset, "texture", name=name, builtin="flat", **kind)
+    put(self._asset, "texture", name=name, builtin="flat", **kind)
     self._pixels[name] = pixels_SS3 if is_flat else np.tile(pixels_SS3, (6, 1, 1))
-    _put(
+    put(
       self._asset,
       "material",
       name=name,
       texture=name,
-      texrepeat=_text(repeat, repeat),
-      specular=_text(look.shine),
+      texrepeat=text(repeat, repeat),
+      specular=text(look.shine),
       shininess="0.4",
       reflectance="0",
     )
     return name
 
   def _plain(self, name: str, rgb: Iterable[float], shine: float) -> str:
-    _put(
+    put(
       self._asset,
       "material",
       name=name,
-      rgba=_text(*rgb, 1),
-      specular=_text(shine),
+      rgba=text(*rgb, 1),
+      specular=text(shine),
       shininess="0.4",
       reflectance="0",
     )
@@ -306,12 +296,47 @@ def _skins(shape: str, corners: int) -> Mapping[tuple[str, bool], Text]:
 
 def base(scene: Scene) -> dict[str, str]:
   """Where an arm stands: at the left edge, and faces the things."""
-  return {"pos": _text(-0.9 * scene.half_table[0], -0.3 * scene.half_table[1], 0)}
+  return {"pos": text(-0.9 * scene.half_table[0], -0.3 * scene.half_table[1], 0)}
 
 
-def _put(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
+def chain(
+  above: ElementTree.Element,
+  arm: arms.Arm,
+  part: Callable[..., None],
+  materials: tuple[str, str],
+  **more: str,
+) -> ElementTree.Element:
+  """An arm's bodies and joints, and what is drawn of them.
+
+  Args:
+    above: the body that it stands on.
+    arm: whose.
+    part: adds a geom: of (body, kind, size, place or None, material) and attributes.
+    materials: of links and of joints.
+    **more: attributes of every body.
+
+  Returns:
+    the last body; "arm/flange" is a site of it.
+  """
+  material, dark = materials
+  for count, link in enumerate(arm.links):
+    if np.linalg.norm(link.pos) > 0.02:
+      size, to = (arm.radius * 0.85,), text(0, 0, 0, *link.pos)
+      part(above, "capsule", size, None, material, fromto=to)
+    name = f"arm/{count}"
+    above = put(above, "body", name=name, pos=text(*link.pos), quat=text(*link.quat), **more)
+    put(above, "joint", name=joint(name), axis="0 0 1", range=text(*link.limits))
+    part(above, "cylinder", (arm.radius, arm.radius * 1.15), (0, 0, 0), dark)
+  part(above, "capsule", (0.04,), None, material, fromto=text(0, 0, 0, 0, 0, arm.flange))
+  put(above, "site", name="arm/flange", pos=text(0, 0, arm.flange))
+  return above
+
+
+def put(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
+  """A new element in another."""
   return ElementTree.SubElement(parent, tag, attributes)
 
 
-def _text(*values: float) -> str:
+def text(*values: float) -> str:
+  """Numbers as MuJoCo's files have them."""
   return " ".join(f"{float(value):.9g}" for value in values)

@@ -33,7 +33,7 @@ class Pool:
       gl: "egl" or "osmesa"; "": MUJOCO_GL if it is set, else the first that works.
     """
     self._gl, self._room = gl, processes * _AHEAD
-    self._children = workers.children(processes, _begin, gl)
+    self._children = workers.children(processes, begin, gl)
 
   def __enter__(self) -> Self:
     return self
@@ -83,7 +83,7 @@ class Pool:
       ) from error
 
 
-def _begin(gl: str) -> None:
+def begin(gl: str) -> None:
   """In a child, before anything draws."""
   os.environ["LP_NUM_THREADS"] = "0"
   if gl:
@@ -96,12 +96,16 @@ def _studio(width_px: int, height_px: int) -> Any:
   from totojax.world import film
 
   if (width_px, height_px) not in _studios:
-    if not os.environ["MUJOCO_GL"]:
-      os.environ["MUJOCO_GL"] = _found()
+    take_gl("")
     while _studios:  # one context is current at a time
       _studios.popitem()[1].close()
     _studios[width_px, height_px] = film.Studio(width_px, height_px)
   return _studios[width_px, height_px]
+
+
+def take_gl(gl: str) -> None:
+  """Which OpenGL this process draws with, before MuJoCo is imported; "": as `Pool` has it."""
+  os.environ["MUJOCO_GL"] = gl or os.environ.get("MUJOCO_GL", "") or _found()
 
 
 def _found() -> str:
