@@ -139,7 +139,9 @@ class Worlds(Section):
 
   count: int = field(16, "of them at a time", at_least=1, at_most=4096)
   processes: int = field(-1, "they are in; -1: one a core", at_least=-1)
-  gl: str = field("", "egl or osmesa; '': MUJOCO_GL, or what is found", choices=("", "egl", "osmesa"))
+  gl: str = field(
+    "", "egl or osmesa; '': MUJOCO_GL, or what is found", choices=("", "egl", "osmesa")
+  )
 
 
 @section("output")
@@ -217,3 +219,21 @@ class Record(Job):
   episodes: int = field(50, "that are rolled out", at_least=1)
   noise: float = field(0.0, "of actions, which are -1 to 1", at_least=0)
   failures: bool = field(False, "keep those that did not succeed")
+
+
+@section("", run="policy_server")
+class PolicyServer(Job):
+  """`run = "policy_server"`: frames of a robot in, actions out (docs/robots.md).
+
+  Attributes:
+    socket: path of a Unix socket, which is made; "": `host` and `port` instead.
+    latency: file for counts and a histogram of latencies, written at the end.
+  """
+
+  policy: str = field("", "folder with policy.json, as RUN/policies/NAME/0")
+  host: str = field("127.0.0.1", "that is listened on: whoever reaches it can use it")
+  port: int = field(7651, "0: a free one", at_least=0, below=2**16)
+  socket: str = field("", "path of a Unix socket in place of host and port")
+  idle_s: float = field(30.0, "of silence after which a client is let go", above=0)
+  warm_px: int = field(128, "side of a frame that is computed first", at_least=1, at_most=8192)
+  latency: str = field("", "file of latencies, JSON; '': none")

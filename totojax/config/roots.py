@@ -37,6 +37,7 @@ ROOTS: Mapping[str, str] = {
   "record": "policies:Record",
   "clone": "policies:Clone",
   "dagger": "policies:Dagger",
+  "policy_server": "policies:PolicyServer",
   "sta": "sta:Sta",
   "sta_frozen": "sta:StaFrozen",
   "sta_seeds": "sta:StaSeeds",

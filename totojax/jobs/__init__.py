@@ -71,6 +71,7 @@ JOBS: Mapping[str, Job] = {
   "record": Job("robots.record:run"),
   "clone": Job("robots.clone:run"),
   "dagger": Job("robots.dagger:run"),
+  "policy_server": Job("robots.server:run", kept=False),
   "sta": Job("sta.job:tuned"),
   "sta_frozen": Job("sta.job:frozen"),
   "sta_seeds": Job("sta.seeds:run"),

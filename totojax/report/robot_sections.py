@@ -140,9 +140,7 @@ def layers(folder: reading.RunFolder) -> str:
   return plots.figure(_violins(points, several), caption, name="layers", label=label)
 
 
-def _violins(
-  points: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]]
-) -> plots.Draw:
+def _violins(points: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]]) -> plots.Draw:
   names = list(dict.fromkeys(row["row"] for row in rows))
 
   def draw(axes, palette):

@@ -81,9 +81,7 @@ def load(config: track.Tracker, view: policies.CameraView) -> Views:
   return Views(layers, of, facts)
 
 
-def _of_encoder(
-  config: track.Tracker, view: policies.CameraView, layers: tuple[int, ...]
-) -> Views:
+def _of_encoder(config: track.Tracker, view: policies.CameraView, layers: tuple[int, ...]) -> Views:
   encoder = ready.load(config.encoder, pool="clip", norm=config.norm)
   places = [encoder.layers.index(layer) for layer in layers]
 

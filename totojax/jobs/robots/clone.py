@@ -223,7 +223,13 @@ def _finish(
     rows.append(row)
     for seed, r in enumerate(each):
       table += [
-        {"row": one.row.name, "layer": one.row.layer, "seed": seed, "episode": t.name, "error": e / s}
+        {
+          "row": one.row.name,
+          "layer": one.row.layer,
+          "seed": seed,
+          "episode": t.name,
+          "error": e / s,
+        }
         for t, (e, s) in zip(recorded.heldout, r["errors"])
       ]
     if video := one.filmed():

@@ -51,7 +51,12 @@ def interval(values: Sequence[float], *, least: float = 0.0, most: float = 1.0) 
   if len(values) < 2:
     return {"mean": mean, "low": None, "high": None, "each": each}
   half = seeds.spread(values)
-  return {"mean": mean, "low": max(mean - half, least), "high": min(mean + half, most), "each": each}
+  return {
+    "mean": mean,
+    "low": max(mean - half, least),
+    "high": min(mean + half, most),
+    "each": each,
+  }
 
 
 def summary(found: Mapping[Any, Sequence[Curve]]) -> list[dict[str, Any]]:

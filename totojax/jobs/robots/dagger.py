@@ -156,9 +156,7 @@ class _Run:
     found = rollouts.roll(self.worlds, seeds, see, act, beta=beta, drawn=sight.drawn)
     return training.joined([one.steps for one in found])
 
-  def _trained(
-    self, number: int, steps: training.Steps, sight: rows_lib.Sight
-  ) -> policies.Policy:
+  def _trained(self, number: int, steps: training.Steps, sight: rows_lib.Sight) -> policies.Policy:
     return training.train(
       steps,
       head=self.config.head,
@@ -221,7 +219,9 @@ def _finish(
     console.say(line)
 
 
-def filmed(config: config_lib.Dagger, runs: list[_Run], workdir: epath.Path) -> list[dict[str, Any]]:
+def filmed(
+  config: config_lib.Dagger, runs: list[_Run], workdir: epath.Path
+) -> list[dict[str, Any]]:
   """Videos of the first trials of each row's first policy."""
   out, count = [], config.output.episodes
   if not count:

@@ -112,7 +112,9 @@ def _read(config: Recorded, columns: Sequence[str]) -> episodes.Recording:
     return first
   by_name = [{one.name: one.state_NS for one in part.episodes} for part in rest]
   joined = tuple(
-    dataclasses.replace(one, state_NS=np.concatenate([one.state_NS, *(b[one.name] for b in by_name)], 1))
+    dataclasses.replace(
+      one, state_NS=np.concatenate([one.state_NS, *(b[one.name] for b in by_name)], 1)
+    )
     for one in first.episodes
     if all(one.name in b for b in by_name)
   )
