@@ -57,6 +57,7 @@ OPTIONAL = {
   "uvicorn": "web",
   "apache_beam": "beam",
   "mujoco": "world",
+  "gymnasium": "",
   "torch": "encoders",
   "transformers": "encoders",
 }

@@ -8,7 +8,16 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from totojax.config import labels, model as models, pixels, schema, studies, training, world
+from totojax.config import (
+  labels,
+  model as models,
+  pixels,
+  robot_envs,
+  schema,
+  studies,
+  training,
+  world,
+)
 from totojax.config.model import PRESETS
 from totojax.config.pretrain import Amount, Pretrain
 from totojax.config.propagation import PRESETS as RULES, Propagation
@@ -30,6 +39,7 @@ ROWS = (
   "growth",
   "mamba_scan",
   "world",
+  "robots",
   "propagation",
 )
 TOKENS_OF_FRAME = 256
@@ -277,6 +287,16 @@ class WorldBench(Section):
   scene: world.SceneConfig = field(world.SceneConfig(), "what is rendered")
 
 
+@section("robots")
+class RobotsBench(Section):
+  """Which environments act, on one core."""
+
+  tasks: tuple[str, ...] = field(robot_envs.TASKS, "a case each", choices=robot_envs.TASKS)
+  arm: str = field("panda", "that does them", choices=robot_envs.ARMS)
+  size_px: int = field(128, "side of a frame", at_least=16)
+  frames: int = field(300, "of a reading", at_least=1)
+
+
 @section("propagation")
 class PropagationBench(Section):
   """What labels are propagated through: a sequence of DAVIS at 256/8."""
@@ -310,6 +330,7 @@ class BenchJob(Section):
   growth: GrowthBench = field(GrowthBench(), "row growth")
   mamba_scan: MambaScanBench = field(MambaScanBench(), "row mamba_scan")
   world: WorldBench = field(WorldBench(), "row world")
+  robots: RobotsBench = field(RobotsBench(), "row robots")
   propagation: PropagationBench = field(PropagationBench(), "row propagation")
 
 

@@ -17,6 +17,7 @@ from rich import console as rich_console, table as rich_table
 from totojax import jobs
 from totojax.config import bench
 from totojax.jobs.bench import (
+  acting,
   decoding,
   encoding,
   generating,
@@ -57,6 +58,7 @@ ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] =
   "growth": growth.rows,
   "mamba_scan": scanning.rows,
   "world": rendering.rows,
+  "robots": acting.rows,
   "propagation": propagating.rows,
 }
 SECTIONS = {"store_write": "store", "store_read": "store"}  # others have their row's name

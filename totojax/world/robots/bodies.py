@@ -20,7 +20,7 @@ from totojax.world import arms
 from totojax.world.mjcf import chain, put, text
 from totojax.world.robots import layout
 
-MOUNTS: Mapping[str, float] = {"panda": -math.pi / 4, "iiwa": 0.0}  # radians about the flange's z
+MOUNTS: Mapping[str, float] = {"panda": 0.75 * math.pi, "iiwa": 0.0}  # radians about the flange's z
 REACH = 0.1034  # from the flange to the place between the fingertips: Franka's hand
 CUBE = 0.025  # half of a side
 TRAVEL = 0.2  # of the drawer
@@ -45,8 +45,8 @@ _COLOURS = {
 }
 # Place, what it looks at, degrees from the lower to the upper edge.
 CAMERAS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
-  "pick": ((1.25, 0.32, 0.62), (0.44, 0.0, 0.17), 42.0),
-  "cabinet": ((0.12, -0.95, 0.72), (0.50, 0.0, 0.27), 46.0),
+  "pick": ((1.12, 0.30, 0.55), (0.47, 0.0, 0.19), 38.0),
+  "cabinet": ((0.20, -0.85, 0.70), (0.62, 0.0, 0.28), 42.0),
 }
 
 
@@ -203,7 +203,7 @@ def _cube(world: ElementTree.Element) -> None:
 
 def _cabinet(world: ElementTree.Element) -> None:
   """Its front looks to -x; its origin is the middle of the drawer's front, closed."""
-  cabinet = put(world, "body", name="cabinet", mocap="true", pos="0.66 0 0.3")
+  cabinet = put(world, "body", name="cabinet", mocap="true", pos="0.8 0 0.28")
   depth, half_y, half_z, wall = 0.12, 0.17, 0.13, 0.012
   middle = depth + 0.004
   for z in (-1, 1):

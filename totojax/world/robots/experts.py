@@ -17,14 +17,16 @@ from totojax.world import arms
 from totojax.world.robots import bodies, layout
 
 _DAMPING = 1e-3  # of the inverse, as of `film`
-_SPEED_M, _SPEED_RAD = 0.05, 0.25  # of the grip in a step, at most
+_SPEED_M, _HELD_M, _SPEED_RAD = 0.05, 0.03, 0.25  # of the grip in a step, at most
+_GAIN = 0.6  # of what is left of the way, in a step: arms lag behind
 _HOMING = 0.05  # of what is left of the joints: the way to their homes
 _BEFORE_M = {"pick": 0.10, "cabinet": 0.08}  # from the object, where the grip waits
-_ALIGNED_M, _ALIGNED_RAD = 0.008, 0.12  # beside the way in, so that it may go on
-_CLOSE_M = 0.012  # from the object, where fingers close
+_ALIGNED_M, _ALIGNED_RAD = 0.012, 0.15  # beside the way in, so that it may go on
+_CLOSE_M, _SLIP = 0.012, 2.0  # from the object, where fingers close; and how many times as far
+_OPEN_M = 0.037  # below which they have begun to
 _HALF = {"pick": bodies.CUBE, "cabinet": 0.009}  # of what is between the fingers
 _FIRM_M = 0.004  # more than that, and fingers have not closed yet
-_PITCH = np.pi / 4  # of a hand that holds the bar, below level
+_PITCH = np.deg2rad(50)  # of a hand that holds the bar, below level
 _TURNED_RAD = np.deg2rad(70)  # that a hand turns to take a cube, at most
 _OVER_M = 0.03  # that a drawer is pulled beyond its goal
 
@@ -79,8 +81,9 @@ def _act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarra
   goal_B3, turned_B33, closes_B = _GOALS[config.task](
     config, state_BS, proprio_BP, pos_B3, turn_B33
   )
-  way_B3 = _at_most(goal_B3 - pos_B3, _SPEED_M)
-  about_B3 = _at_most(_rotation_to(turn_B33, turned_B33), _SPEED_RAD)
+  speed_B1 = np.where(closes_B, _HELD_M, _SPEED_M)[:, None]
+  way_B3 = _at_most(_GAIN * (goal_B3 - pos_B3), speed_B1)
+  about_B3 = _at_most(_GAIN * _rotation_to(turn_B33, turned_B33), _SPEED_RAD)
   step_BJ = _solve(arm, angles_BJ, jacobian_B6J, np.concatenate([way_B3, about_B3], -1))
   share_BJ = step_BJ / config.step_rad
   share_BJ /= np.maximum(np.abs(share_BJ).max(-1, keepdims=True), 1)  # the same way, slower
@@ -166,16 +169,15 @@ def _approach(
   depth_B = (off_B3 * into_B3).sum(-1)
   beside_B = np.linalg.norm(off_B3 - depth_B[:, None] * into_B3, axis=-1)
   wrong_B = np.linalg.norm(_rotation_to(turn_B33, turned_B33), axis=-1)
-  excess_B = np.maximum((beside_B - _ALIGNED_M) / 0.01, (wrong_B - _ALIGNED_RAD) / 0.1)
+  excess_B = np.maximum((beside_B - _ALIGNED_M) / 0.02, (wrong_B - _ALIGNED_RAD) / 0.2)
   back_B = _BEFORE_M[task] * np.clip(excess_B, 0, 1)
   goal_B3 = object_B3 - back_B[:, None] * into_B3
-  closes_B = np.linalg.norm(off_B3, axis=-1) < _CLOSE_M
-  opening_B = proprio_BP[:, layout.OPENING][:, 0]
-  # What is firmly between the fingers may slip a little and is held nevertheless.
-  firm_B = opening_B < _HALF[task] + _FIRM_M
-  near_B = np.linalg.norm(off_B3, axis=-1) < 1.7 * _CLOSE_M
-  holds_B = firm_B & near_B
-  return goal_B3, holds_B, closes_B | holds_B
+  opening_B, away_B = proprio_BP[:, layout.OPENING][:, 0], np.linalg.norm(off_B3, axis=-1)
+  # Fingers that have begun to close, or hold the object, do not open for a small slip.
+  slip_B = np.where(opening_B < _OPEN_M, _SLIP, 1.0)
+  closes_B = away_B < slip_B * _CLOSE_M
+  holds_B = closes_B & (opening_B < _HALF[task] + _FIRM_M)
+  return goal_B3, holds_B, closes_B
 
 
 def _side(state_BS: np.ndarray, turn_B33: np.ndarray) -> np.ndarray:
@@ -234,5 +236,5 @@ def _rotation_to(turn_B33: np.ndarray, goal_B33: np.ndarray) -> np.ndarray:
   return sine_B3 / np.maximum(length_B1, 1e-9) * np.arctan2(length_B1, cosine_B1)
 
 
-def _at_most(way_B3: np.ndarray, length: float) -> np.ndarray:
+def _at_most(way_B3: np.ndarray, length: np.ndarray | float) -> np.ndarray:
   return way_B3 / np.maximum(np.linalg.norm(way_B3, axis=-1, keepdims=True) / length, 1)

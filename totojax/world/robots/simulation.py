@@ -101,7 +101,7 @@ class Simulation:
       data.qpos[at : at + 3] = 0.5 + 0.1 * part[0], 0.15 * part[1], bodies.CUBE
       data.qpos[at + 3 : at + 7] = _turned(yaw)
     else:
-      x, y, z = 0.66 + 0.03 * part[0], 0.1 * part[1], 0.28 + 0.05 * part[3]
+      x, y, z = 0.8 + 0.03 * part[0], 0.1 * part[1], 0.28 + 0.05 * part[3]
       yaw = np.deg2rad(14) * part[2] + 0.5 * np.arctan2(y, x)
       data.mocap_pos[0], data.mocap_quat[0] = (x, y, z), _turned(yaw)
     data.ctrl[:] = [*self._target, layout.OPENED_M, layout.OPENED_M]
