@@ -78,7 +78,7 @@ def config(**changes):
   c = roots.config("dagger").to_dict()
   c |= {"baselines": ("state", "blind", "pixels"), "seeds": 2, "iterations": 2, "episodes": 4}
   c |= {"trials": 8, "pixels_side": 2}
-  c["head"] |= {"embed": 0, "norm": False, "hidden": ()}
+  c["head"] |= {"embed": 0, "norm": False, "hidden": (), "standardise": True}
   c["train"] |= {"epochs": 60.0, "lr": 0.02, "weight_decay": 0.0, "batch_rows": 32}
   c["output"] |= {"episodes": 1}
   return roots.read(c | changes)

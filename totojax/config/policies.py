@@ -19,11 +19,14 @@ class PolicyHead(Section):
     embed: values that features, and what the robot feels, are made of each by a
       linear layer; 0: they go on as they are.
     norm: a trained LayerNorm on the features of frames.
+    standardise: features by their mean and deviation over what is learned from,
+      before the norm, which sees one frame alone.
     hidden: units of the perceptron's layers, with SELU between.
   """
 
   embed: int = field(128, "of features and of the robot's own state; 0: none", "MVP", at_least=0)
   norm: bool = field(True, "LayerNorm on features", "MVP")
+  standardise: bool = field(False, "features, before the norm", "MVP")
   hidden: tuple[int, ...] = field((256, 128, 64), "units", "MVP", at_least=1)
   gain: float = field(2**0.5, "of orthogonal matrices at the start", "MVP", above=0)
   last_gain: float = field(0.01, "of the last one", "MVP", above=0)

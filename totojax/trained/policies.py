@@ -31,17 +31,17 @@ class Units:
 
   felt_mean: np.ndarray  # [P]
   felt_std: np.ndarray
-  features_mean: np.ndarray  # [D]; 0 and 1 where features are normalised by the policy
+  features_mean: np.ndarray  # [D]; 0 and 1 where features have no units
   features_std: np.ndarray
   action: np.ndarray  # []
 
   @classmethod
   def of(
-    cls, features_ND: np.ndarray, felt_NP: np.ndarray, action_NA: np.ndarray, *, plain: bool
+    cls, features_ND: np.ndarray, felt_NP: np.ndarray, action_NA: np.ndarray, *, features: bool
   ) -> "Units":
-    """Those of recorded steps; `plain`: features are not normalised by the policy."""
+    """Those of recorded steps; `features`: whether features have units."""
     width = features_ND.shape[1]
-    mean, std = _spread(features_ND) if plain else (np.zeros(width), np.ones(width))
+    mean, std = _spread(features_ND) if features else (np.zeros(width), np.ones(width))
     size = float(np.sqrt(np.mean(np.square(action_NA, dtype=np.float64))))
     action = np.float32(size if size > _LEAST else 1.0)
     arrays = *_spread(felt_NP), mean, std, action

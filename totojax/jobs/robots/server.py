@@ -61,9 +61,7 @@ def run(config: PolicyServer, workdir: epath.Path, interrupted: jobs.Interrupted
   return True
 
 
-def opened(
-  config: PolicyServer,
-) -> tuple[policies.Policy, policies.Facts, rows_lib.Sight]:
+def opened(config: PolicyServer) -> tuple[policies.Policy, policies.Facts, rows_lib.Sight]:
   """The policy of a config, and what it sees with; raises ConfigError."""
   if not config.policy:
     raise ConfigError("policy is empty; name a folder with policy.json, as RUN/policies/NAME/0")

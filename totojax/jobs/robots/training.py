@@ -83,7 +83,9 @@ def train(
   units = (
     start.units
     if start is not None
-    else policies.Units.of(steps.features_ND, steps.felt_NP, steps.action_NA, plain=plain)
+    else policies.Units.of(
+      steps.features_ND, steps.felt_NP, steps.action_NA, features=plain or head.standardise
+    )
   )
   task = imitate.Imitate(model, width=steps.features_ND.shape[1], felt=steps.felt_NP.shape[1])
   program = _program(task.model, task.width, task.felt, settings.weight_decay)
