@@ -1,4 +1,4 @@
-r"""Robots: policies on frozen features, in small, from an expert's roll-outs on (Figure 6, Table 11).
+r"""Robots: policies on frozen features, in small, from an expert on (Figure 6, Table 11).
 
   python -m totojax.main --config=configs/robots.py
 

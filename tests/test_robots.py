@@ -10,7 +10,8 @@ import pytest
 import toy_worlds
 
 from totojax.config import policies as config_lib, roots
-from totojax.jobs.robots import curves, dagger, rollouts, rows as rows_lib, training
+from totojax.data.trajectories import lerobot
+from totojax.jobs.robots import clone, curves, dagger, record, rollouts, rows as rows_lib, training
 from totojax.models import policy as policy_lib
 from totojax.tasks import imitate
 from totojax.trained import policies, views
@@ -169,3 +170,63 @@ def test_policies_are_read_as_they_were_saved_or_refused(corrected, tmp_path):
   (tmp_path / "policy.json").write_text(text.replace('"width": 2', '"width": 3'))
   with pytest.raises(ValueError, match="policy.npz is damaged"):
     policies.read(epath.Path(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+  """An expert's roll-outs as a LeRobot data set."""
+  out = tmp_path_factory.mktemp("record")
+  c = roots.config("record").to_dict() | {"episodes": 12, "noise": 0.02}
+  assert record.recorded(roots.read(c), toy_worlds.Linear(), epath.Path(out), lambda done: False)
+  return out
+
+
+def clone_config(root, **changes):
+  c = roots.config("clone").to_dict() | {"trials": 8, "seeds": 2, "pixels_side": 2}
+  c |= {"baselines": ("pixels", "blind", "state")}
+  c["data"] |= {"root": str(root), "state": ("observation.environment_state",)}
+  c["data"] |= {"heldout_frac": 0.25}
+  c["head"] |= {"embed": 0, "norm": False, "hidden": (), "standardise": True}
+  c["train"] |= {"epochs": 100.0, "warmup_epochs": 1.0, "lr": 0.02, "weight_decay": 0.0}
+  c["train"] |= {"batch_rows": 32}
+  return c | changes
+
+
+@pytest.mark.slow
+def test_clones_of_recorded_trajectories_do_as_the_expert(recorded, tmp_path):
+  told = json.loads((recorded / "metrics.json").read_text())
+  assert (told["successes"], told["kept"]) == (12, 12)
+  read = lerobot.read(recorded / "data", state="observation.environment_state")
+  for one in read.episodes:  # what is recorded is what the expert would do in that state
+    np.testing.assert_allclose(one.action_NA, -one.state_NS @ toy_worlds.GAIN.T, atol=1e-5)
+  c, out = roots.read(clone_config(recorded / "data")), epath.Path(tmp_path / "clone")
+  world = toy_worlds.Linear()
+  assert not clone.cloned(c, world, out, lambda done: done == 3)
+  stamp = (out / "policies/blind/0/policy.npz").read_bytes()
+  assert clone.cloned(c, world, out, lambda done: False)
+  assert (out / "policies/blind/0/policy.npz").read_bytes() == stamp
+  metrics = json.loads((out / "metrics.json").read_text())
+  rows = {row["row"]: row for row in metrics["rows"]}
+  assert rows["state"]["error"]["mean"] < 0.01
+  assert rows["pixels"]["error"]["mean"] < 0.1 < 0.5 < rows["blind"]["error"]["mean"]
+  assert rows["pixels"]["less_than_blind"]["low"] > 0.3
+  assert rows["state"]["trials"] == {"successes": 16, "n": 16}
+  assert rows["blind"]["trials"] == {"successes": 0, "n": 16}
+  assert metrics["amounts"]["heldout"] == 3 and not (out / "features").exists()
+  page = (out / "report.html").read_text()
+  assert "16 of 16" in page and "Not shown" not in page
+
+
+def test_what_cannot_be_cloned_is_told(recorded, tmp_path):
+  for changes, told in (
+    ({"data": {"root": str(tmp_path)}}, "is no LeRobot data set"),
+    ({"data": {"state": ("observation.no",)}}, "has no column 'observation.no'"),
+    ({"data": {"camera": "wrist"}}, "data.camera is 'wrist'"),
+    ({"data": {"episodes": 1}}, "gives 1 trajectories"),
+    ({"data": {"actions": "deltas"}, "trials": 0}, "7 and a gripper are asked for"),
+  ):
+    c = clone_config(recorded / "data")
+    c |= {k: v for k, v in changes.items() if k != "data"}
+    c["data"] |= changes["data"]
+    with pytest.raises(ValueError, match=told):
+      clone.cloned(roots.read(c), None, epath.Path(tmp_path / "out"), lambda done: False)

@@ -10,6 +10,7 @@ Shapes: B rows, D width of features, P numbers felt, A of an action.
 from collections.abc import Mapping
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 from etils import epath
@@ -86,6 +87,7 @@ class Facts:
     row: "blind", "state", "pixels", or an encoder's name.
     sees: of the config, for an encoder or pixels: `track.Tracker`'s keys.
     layer: of the encoder.
+    arrays: digest of policy.npz.
   """
 
   head: config.PolicyHead
@@ -99,6 +101,7 @@ class Facts:
   layer: int = 0
   camera: str = ""
   action_names: tuple[str, ...] = ()
+  arrays: str = ""
 
 
 def save(folder: epath.Path, policy: Policy, facts: Facts) -> None:
@@ -106,12 +109,11 @@ def save(folder: epath.Path, policy: Policy, facts: Facts) -> None:
   files.make_folder(folder)
   arrays = {f"params/{name}": np.asarray(v) for name, v in tree_lib.named_leaves(policy.params)}
   arrays |= {f"units/{name}": value for name, value in vars(policy.units).items()}
-  files.write_npz(folder / "policy.npz", arrays)
-  files.write_json(folder / "policy.json", _plain(facts))
-
-
-def _plain(facts: Facts) -> dict[str, Any]:
-  return {**dataclasses.asdict(facts), "head": schema.to_dict(facts.head)}
+  data = files.npz(arrays, compressed=False)
+  files.write_bytes(folder / "policy.npz", data)
+  plain = {**dataclasses.asdict(facts), "head": schema.to_dict(facts.head)}
+  plain["arrays"] = hashlib.sha256(data).hexdigest()
+  files.write_json(folder / "policy.json", plain, sealed=True)
 
 
 def read(folder: epath.Path) -> tuple[Policy, Facts]:
@@ -124,6 +126,8 @@ def read(folder: epath.Path) -> tuple[Policy, Facts]:
   where = folder / "policy.json"
   facts = outside.fields(Facts, where, files.read_json(where))
   path = folder / "policy.npz"
+  if hashlib.sha256(files.read_bytes(path)).hexdigest() != facts.arrays:
+    raise outside.Damaged(path, f"it is not the one that {where} was written with")
   arrays = files.read_npz(path)
   model = policy_lib.Policy(facts.head, facts.actions, facts.norm)
   shapes = _shapes(model, facts)

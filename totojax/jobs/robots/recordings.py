@@ -158,7 +158,7 @@ class _Whole(augment.Resize):
   """Frames as they were recorded."""
 
   size_px: int = 0
-  resample: str = ""
+  resample: str = "bicubic"  # of which nothing is made
 
   def size(self, height: int, width: int) -> tuple[int, int]:
     return height, width
