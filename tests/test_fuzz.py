@@ -49,8 +49,7 @@ import torch_bytes
 import tracked
 
 from totojax import plugins, sharding
-from totojax.config import arguments, recipes, roots
-from totojax.config import policies as policies_config
+from totojax.config import arguments, policies as policies_config, recipes, roots
 from totojax.config.codes import CodeFiles
 from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
