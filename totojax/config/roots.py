@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from totojax import plugins
 from totojax.config import schema
 
-# `run` -> "module:class" here of the job's whole config, imported when it is asked for.
 # Key `run` -> "module:class" of its whole config, in this folder; imported when asked for.
 ROOTS: Mapping[str, str] = {
   "render": "pixels:Render",
@@ -34,9 +33,7 @@ ROOTS: Mapping[str, str] = {
   "cater": "cater:Cater",
   "track": "track:Track",
   "feature_maps": "feature_maps:FeatureMaps",
-  "record": "policies:Record",
-  "clone": "policies:Clone",
-  "dagger": "policies:Dagger",
+  **{name: f"policies:{name.title()}" for name in ("record", "clone", "dagger")},
   "policy_server": "policies:PolicyServer",
   "sta": "sta:Sta",
   "sta_frozen": "sta:StaFrozen",

@@ -45,13 +45,7 @@ class Imitate:
     return {"mse": jnp.float32(batch["action"].size)}
 
   def loss(
-    self,
-    params: tasks.Tree,
-    rest: tasks.Variables,
-    batch: tasks.Batch,
-    *,
-    step: jax.Array,
-    key: jax.Array,
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
   ) -> tasks.Losses:
     """The mean over rows and numbers of an action."""
     del step, key
