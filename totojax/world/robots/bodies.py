@@ -24,8 +24,7 @@ MOUNTS: Mapping[str, float] = {"panda": 0.75 * math.pi, "iiwa": 0.0}  # radians 
 REACH = 0.1034  # from the flange to the place between the fingertips: Franka's hand
 CUBE = 0.025  # half of a side
 TRAVEL = 0.2  # of the drawer
-# Of the middle of the bar, from the middle of the drawer's front.
-STANDOFF = 0.06
+STANDOFF = 0.07  # of the bar's middle, from where the drawer's front meets the cabinet
 SUBSTEP_S = 0.005  # at most
 MOTORS = tuple((force, 12.0 * force, 1.2 * force) for force in (87,) * 4 + (12,) * 3)
 _FINGER = (0.008, 0.011, 0.026)  # half sizes
@@ -189,7 +188,9 @@ def _arm(root: ElementTree.Element, world: ElementTree.Element, name: str) -> st
       condim="4",
       **_LIMB,
     )
-    put(actuators, "position", joint=f"hand/{finger}/joint", kp="800", kv="40", forcerange="-20 20")
+    put(
+      actuators, "position", joint=f"hand/{finger}/joint", kp="3000", kv="100", forcerange="-40 40"
+    )
   return "hand"
 
 

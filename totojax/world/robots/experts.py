@@ -23,10 +23,11 @@ _HOMING = 0.05  # of what is left of the joints: the way to their homes
 _BEFORE_M = {"pick": 0.10, "cabinet": 0.08}  # from the object, where the grip waits
 _ALIGNED_M, _ALIGNED_RAD = 0.012, 0.15  # beside the way in, so that it may go on
 _CLOSE_M, _SLIP = 0.012, 2.0  # from the object, where fingers close; and how many times as far
-_OPEN_M = 0.037  # below which they have begun to
+_OPENED = {"pick": 1.0, "cabinet": 0.2}  # of the gripper's action: a bar's gap is narrow
+_CLOSING_M = {"pick": 0.037, "cabinet": 0.022}  # below which fingers have begun to close
 _HALF = {"pick": bodies.CUBE, "cabinet": 0.009}  # of what is between the fingers
 _FIRM_M = 0.004  # more than that, and fingers have not closed yet
-_PITCH = np.deg2rad(50)  # of a hand that holds the bar, below level
+_PITCH = np.deg2rad(65)  # of a hand that holds the bar, below level
 _TURNED_RAD = np.deg2rad(70)  # that a hand turns to take a cube, at most
 _OVER_M = 0.03  # that a drawer is pulled beyond its goal
 
@@ -87,7 +88,7 @@ def _act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarra
   step_BJ = _solve(arm, angles_BJ, jacobian_B6J, np.concatenate([way_B3, about_B3], -1))
   share_BJ = step_BJ / config.step_rad
   share_BJ /= np.maximum(np.abs(share_BJ).max(-1, keepdims=True), 1)  # the same way, slower
-  grip_B1 = np.where(closes_B, -1.0, 1.0)[:, None]
+  grip_B1 = np.where(closes_B, -1.0, _OPENED[config.task])[:, None]
   action_BA = np.concatenate([share_BJ, grip_B1], -1)
   return action_BA.astype(np.float32).reshape(*lead, layout.ACTIONS)
 
@@ -174,7 +175,7 @@ def _approach(
   goal_B3 = object_B3 - back_B[:, None] * into_B3
   opening_B, away_B = proprio_BP[:, layout.OPENING][:, 0], np.linalg.norm(off_B3, axis=-1)
   # Fingers that have begun to close, or hold the object, do not open for a small slip.
-  slip_B = np.where(opening_B < _OPEN_M, _SLIP, 1.0)
+  slip_B = np.where(opening_B < _CLOSING_M[task], _SLIP, 1.0)
   closes_B = away_B < slip_B * _CLOSE_M
   holds_B = closes_B & (opening_B < _HALF[task] + _FIRM_M)
   return goal_B3, holds_B, closes_B
