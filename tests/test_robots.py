@@ -11,7 +11,16 @@ import toy_worlds
 
 from totojax.config import policies as config_lib, roots
 from totojax.data.trajectories import lerobot
-from totojax.jobs.robots import clone, curves, dagger, record, rollouts, rows as rows_lib, training
+from totojax.jobs.robots import (
+  clone,
+  curves,
+  dagger,
+  record,
+  rollouts,
+  rows as rows_lib,
+  server,
+  training,
+)
 from totojax.models import policy as policy_lib
 from totojax.tasks import imitate
 from totojax.trained import policies, views
@@ -170,6 +179,21 @@ def test_policies_are_read_as_they_were_saved_or_refused(corrected, tmp_path):
   (tmp_path / "policy.json").write_text(text.replace('"width": 2', '"width": 3'))
   with pytest.raises(ValueError, match="policy.npz is damaged"):
     policies.read(epath.Path(tmp_path))
+
+
+def test_a_saved_policy_is_served_as_it_was(corrected):
+  folder = corrected / "whole/policies"
+  served = config_lib.PolicyServer(policy=str(folder / "pixels-layer0/0"))
+  policy, facts, sight = server.opened(served)
+  assert (facts.row, facts.felt, facts.actions) == ("pixels", 1, 2)
+  world = toy_worlds.Linear()
+  seen = world.begin([1, 2, 3, 4], drawn=True)
+  features = sight.of(seen.image_EHW3, np.zeros((4, 0)))
+  found = policy.act(features, seen.felt_EP)
+  np.testing.assert_allclose(found, world.expert(seen), atol=0.1)  # of colours in whole levels
+  for name, told in (("state/0", "sees where everything is"), ("none", "has no whole policy")):
+    with pytest.raises(ValueError, match=told):
+      server.opened(config_lib.PolicyServer(policy=str(folder / name)))
 
 
 @pytest.fixture(scope="module")

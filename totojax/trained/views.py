@@ -68,8 +68,9 @@ def load(config: track.Tracker, view: policies.CameraView) -> Views:
   def of(frames_BHW3: np.ndarray) -> np.ndarray:
     seen_BHW3 = cropped(frames_BHW3, view.crop_px)
     options = {"layer": layers, "kind": view.start, "rows": min(view.rows, len(seen_BHW3))}
-    # A frame is a clip of one.
-    return model.features(seen_BHW3[:, None], pool="clip", **options)
+    # Of videos a frame is a clip of one.
+    clips = seen_BHW3 if view.start == "image" else seen_BHW3[:, None]
+    return model.features(clips, pool="clip", **options)
 
   facts = {
     "model_run": str(run.path),
