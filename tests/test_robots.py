@@ -177,7 +177,7 @@ def test_policies_are_read_as_they_were_saved_or_refused(corrected, tmp_path):
     np.testing.assert_array_equal(again.params[name], value)
   text = (tmp_path / "policy.json").read_text()
   (tmp_path / "policy.json").write_text(text.replace('"width": 2', '"width": 3'))
-  with pytest.raises(ValueError, match="policy.npz is damaged"):
+  with pytest.raises(ValueError, match="policy.json is damaged"):
     policies.read(epath.Path(tmp_path))
 
 
