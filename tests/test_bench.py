@@ -496,6 +496,17 @@ def test_world(tmp_path):
   assert [len(values) for values in row["facts"]["per_cpu_s"].values()] == [2, 2]
 
 
+@pytest.mark.slow
+def test_robots(tmp_path):
+  worlds.need()
+  config = tiny("robots")
+  config["robots"].update(tasks=("cabinet",), size_px=32, frames=10)
+  (row,) = measured(tmp_path, "robots", config=config)
+  check(row)
+  assert row["ours"]["units"] == [10.0, 10.0] and row["theirs"]["units"] == [1.0, 1.0]
+  assert [len(values) for values in row["facts"]["per_cpu_s"].values()] == [2, 2]
+
+
 def test_seconds_of_the_parts_of_a_start():
   first = dict(zip(startup.PARTS, (1.0, 3.0, 7.0, 8.0)))
   second = dict(zip(startup.PARTS, (3.0, 5.0, 15.0, 16.0)))

@@ -1,5 +1,6 @@
 """Robots: kinematics, success, pixels that follow from a seed, experts, lost processes."""
 
+import importlib.util
 import os
 import sys
 
@@ -23,7 +24,9 @@ def blind(task="pick", arm="panda", **more):
 
 
 def need_mujoco():
-  pytest.importorskip("mujoco", reason="needs mujoco of the extra 'world'")
+  """Skips where it is missing; never imports it."""
+  if importlib.util.find_spec("mujoco") is None:
+    pytest.skip("needs mujoco of the extra 'world'")
 
 
 # Arms.
@@ -272,7 +275,8 @@ def _as_gymnasium(config):
 @pytest.mark.slow
 def test_gymnasium_finds_nothing_wrong():
   worlds.need()
-  pytest.importorskip("gymnasium")
+  if importlib.util.find_spec("gymnasium") is None:
+    pytest.skip("needs gymnasium")
   with workers.children(1) as child:
     assert child.submit(_as_gymnasium, EnvConfig(size_px=32)).result() == "Dict"
 
