@@ -19,7 +19,7 @@ _TASKS = {"pick": "cube pick", "cabinet": "cabinet drawer"}
 
 def name(row: Mapping[str, Any]) -> str:
   """A row in words, with its layer where its encoder has several."""
-  text = _ROWS.get(row["row"], row["row"])
+  text = _ROWS.get(row["row"]) or str(row["row"])
   return f"{text}, layer {row['layer']}" if row.get("several") else text
 
 

@@ -71,7 +71,8 @@ class Policy:
   def act(self, features_BD: np.ndarray, felt_BP: np.ndarray) -> np.ndarray:
     """float32 [B, A] in the units of the recorded ones."""
     inputs = self.units.features(features_BD), self.units.felt(felt_BP)
-    return np.asarray(_program(self.model)(self.params, *inputs)) * self.units.action
+    hashable: Any = self.model  # to pyright a module is not
+    return np.asarray(_program(hashable)(self.params, *inputs)) * self.units.action
 
 
 @functools.cache

@@ -73,8 +73,10 @@ def write(
   part = target.parent / f"{target.name}.part"
   files.remove(part)
   files.make_folder(part)
-  names = map(tuple, (state_names, action_names, environment_names))
-  _Writer(part, fps, robot, *names).write(recorded)
+  writer = _Writer(
+    part, fps, robot, tuple(state_names), tuple(action_names), tuple(environment_names)
+  )
+  writer.write(recorded)
   part.rename(target)
 
 

@@ -88,7 +88,8 @@ def train(
     )
   )
   task = imitate.Imitate(model, width=steps.features_ND.shape[1], felt=steps.felt_NP.shape[1])
-  program = _program(task.model, task.width, task.felt, settings.weight_decay)
+  hashable: Any = model  # to pyright a module is not
+  program = _program(hashable, task.width, task.felt, settings.weight_decay)
   state = program.init(jax.random.key(seed))
   if start is not None:
     state = state.replace(params=jax.tree.map(jnp.asarray, start.params))
@@ -96,7 +97,7 @@ def train(
   rng = np.random.default_rng([seed, len(steps)])
   total, rows = updates(settings, len(steps)), settings.batch_rows
   relative_U = adamw.relative_rate(
-    np.arange(1, total + 1),
+    jnp.arange(1, total + 1),
     warmup_steps=settings.warmup_epochs * total / settings.epochs,
     end_lr_frac=0.0,
     steps=total,
