@@ -199,10 +199,10 @@ class Dagger(Policies):
   iterations: int = field(8, "of roll-outs and training", "[gap]", at_least=1, at_most=999)
   episodes: int = field(16, "rolled out in each", "[gap]", at_least=1)
   beta: float = field(0.0, "of steps the expert acts in later", "Ross", at_least=0, at_most=1)
-  restart: bool = field(False, "a fresh policy in each iteration")
+  restart: bool = field(True, "a fresh policy in each iteration", "Ross")
   trials: int = field(50, "episodes that score a policy", "[gap]", at_least=1)
   seeds: int = field(3, "runs of each row", "[gap]", at_least=1, at_most=999)
-  train: Imitation = field(Imitation(epochs=10.0, warmup_epochs=0.0), "epochs 10.0", "[gap]")
+  train: Imitation = field(Imitation(epochs=100.0, warmup_epochs=0.0), "epochs 100.0", "[gap]")
   output: Output = field(Output(), "what is drawn")
 
 

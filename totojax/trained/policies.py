@@ -24,6 +24,9 @@ from totojax.rundir import files
 from totojax.storage import outside
 
 _LEAST = 1e-6  # deviation that counts as one: what does not change is 0
+# Deviations beyond which nothing is told apart: what hardly changed in what was
+# learned from may be anywhere in a state that a policy comes to.
+_MOST = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +52,16 @@ class Units:
     return cls(*(np.asarray(one, np.float32) for one in arrays))
 
   def features(self, features_BD: np.ndarray) -> np.ndarray:
-    return ((features_BD - self.features_mean) / self.features_std).astype(np.float32)
+    if (self.features_std == 1).all():  # they have no units
+      return np.asarray(features_BD, np.float32)
+    return _scaled(features_BD, self.features_mean, self.features_std)
 
   def felt(self, felt_BP: np.ndarray) -> np.ndarray:
-    return ((felt_BP - self.felt_mean) / self.felt_std).astype(np.float32)
+    return _scaled(felt_BP, self.felt_mean, self.felt_std)
+
+
+def _scaled(x_BF: np.ndarray, mean_F: np.ndarray, std_F: np.ndarray) -> np.ndarray:
+  return np.clip((x_BF - mean_F) / std_F, -_MOST, _MOST).astype(np.float32)
 
 
 def _spread(table_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
