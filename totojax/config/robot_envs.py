@@ -17,7 +17,7 @@ class EnvConfig(Section):
       "wrist", and no OpenGL is needed.
     spread: of where things are at first: 0: always in the same place; 1: a cube
       within 0.2 x 0.3 m and 40 degrees each way, a cabinet within 0.06 x 0.2 x 0.1 m
-      and 14 degrees.
+      and 18 degrees.
     until_success: whether an episode ends with success; else it goes on to
       `steps`, as MVP's do.
     goal_m: how high a cube, or how far a drawer; 0: 0.4 and 0.15.
