@@ -67,7 +67,9 @@ def load(config: track.Tracker, view: policies.CameraView) -> Views:
 
   def of(frames_BHW3: np.ndarray) -> np.ndarray:
     seen_BHW3 = cropped(frames_BHW3, view.crop_px)
-    options = {"layer": layers, "kind": view.start, "rows": min(view.rows, len(seen_BHW3))}
+    # A program for each power of two: what is missing is padding.
+    rows = min(view.rows, 1 << max(len(seen_BHW3) - 1, 0).bit_length())
+    options = {"layer": layers, "kind": view.start, "rows": rows}
     # Of videos a frame is a clip of one.
     clips = seen_BHW3 if view.start == "image" else seen_BHW3[:, None]
     return model.features(clips, pool="clip", **options)
