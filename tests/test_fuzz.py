@@ -49,7 +49,7 @@ import torch_bytes
 import tracked
 
 from totojax import plugins, sharding
-from totojax.config import arguments, recipes, roots
+from totojax.config import arguments, policies as policies_config, recipes, roots
 from totojax.config.codes import CodeFiles
 from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
@@ -82,6 +82,7 @@ from totojax.evals import lpips, sta_baselines, sta_results
 from totojax.jobs import exchange
 from totojax.jobs.sta import encoding as sta_encoding
 from totojax.jobs.sweep import finished
+from totojax.models import policy as policy_lib
 from totojax.report import (
   frame as report_frame,
   model_sections,
@@ -90,9 +91,10 @@ from totojax.report import (
 )
 from totojax.rundir import directory, files, lock, metrics
 from totojax.storage import outside
+from totojax.tasks import imitate
 from totojax.tokenizers import causal_modules, vqgan_modules, weights
 from totojax.tokenizers.released import official, pickles
-from totojax.trained import backbone, grids
+from totojax.trained import backbone, grids, policies
 
 fuzzing._CTX.set_forkserver_preload(["test_fuzz"])
 
@@ -943,6 +945,35 @@ def robomimic_shows(path, value, sound):
   return "legal"
 
 
+def make_policy(path):
+  head = policies_config.PolicyHead(embed=3, hidden=(2,))
+  rng = np.random.default_rng(0)
+  steps = [rng.normal(size=(5, n)).astype(np.float32) for n in (4, 2, 3)]
+  model = policy_lib.Policy(head, 3)
+  params = jax.jit(imitate.Imitate(model, width=4, felt=2).init)(jax.random.key(0)).params
+  units = policies.Units.of(*steps, features=True)
+  facts = policies.Facts(head, True, 4, 2, 3, "mine", {"model_run": "RUN"}, {"rows": 4}, 1)
+  policies.save(epath.Path(path), policies.Policy(model, params, units), facts)
+
+
+def read_policy(path):
+  found, facts = policies.read(epath.Path(path))
+  arrays = {name: plain(np.asarray(value)) for name, value in found.params.items()}
+  return {"facts": plain(facts), "params": arrays, "units": plain(found.units)}
+
+
+def policy_shows(path, value, sound):
+  told = json.loads((path / "policy.json").read_text())
+  if "sha256" in told:  # the digest of all others
+    return "another value under the same seal"
+  same = {k: v for k, v in value.items() if k != "facts"} == {
+    k: v for k, v in sound.items() if k != "facts"
+  }
+  facts = value["facts"]
+  shown = all(plain(told[key]) == facts[key] for key in told if key != "head")
+  return "legal" if same and shown else "it is not what policy.json says"
+
+
 def make_cater(path):
   touched(path, "videos/CLEVR_new_000000.avi", "videos/CLEVR_new_000001.avi")
   for below in ("lists/localize", "scenes"):
@@ -1514,6 +1545,7 @@ READERS: dict[str, Reader] = {
     ("set/meta/*.*", "set/meta/*/*/*", "set/data/*/*"),
     lerobot_shows,
   ),
+  "policy": Reader(make_policy, read_policy, legal=policy_shows),
   "robomimic": Reader(make_robomimic, read_robomimic, legal=robomimic_shows),
   "cater": Reader(make_cater, read_cater, ("lists/*/*.txt", "scenes/*.json"), cater_shows),
   "imagenet": Reader(make_imagenet, read_imagenet, ("*.csv",), imagenet_shows),

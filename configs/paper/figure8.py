@@ -8,8 +8,8 @@ r"""Figure 8: every layer by four tasks: ImageNet-1k, Kinetics-400, DAVIS, robot
 Rows: base, large, 1b, whose runs of table1.py are below runs/. A chain of three
 stages, `imagenet`, `kinetics` and `davis`, each of which leaves its panel as
 layer_curve.png and its numbers as per_layer.csv; one alone:
---config.order="('davis',)". The panel of robots is missing: they are no part of this
-yet. Heads are those of figure4.py and Table 16 [gap]. The paper says that the first
+--config.order="('davis',)". The panel of robots is configs/dagger.py with several
+layers of a run. Heads are those of figure4.py and Table 16 [gap]. The paper says that the first
 three peak at about half of the depth. Not run.
 """
 

@@ -33,6 +33,8 @@ ROOTS: Mapping[str, str] = {
   "cater": "cater:Cater",
   "track": "track:Track",
   "feature_maps": "feature_maps:FeatureMaps",
+  **{name: f"policies:{name.title()}" for name in ("record", "clone", "dagger")},
+  "policy_server": "policies:PolicyServer",
   "sta": "sta:Sta",
   "sta_frozen": "sta:StaFrozen",
   "sta_seeds": "sta:StaSeeds",

@@ -70,6 +70,8 @@ JOBS: Mapping[str, Job] = {
   "cater": Job("cater:run"),
   "track": Job("track.job:run"),
   "feature_maps": Job("feature_maps:run"),
+  **{name: Job(f"robots.{name}:run") for name in ("record", "clone", "dagger")},
+  "policy_server": Job("robots.server:run", kept=False),
   "sta": Job("sta.job:tuned"),
   "sta_frozen": Job("sta.job:frozen"),
   "sta_seeds": Job("sta.seeds:run"),

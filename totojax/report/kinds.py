@@ -19,6 +19,7 @@ from totojax.report import (
   provenance,
   reading,
   report,
+  robot_sections,
   scaling_page,
   sta_sections,
   surprise_sections,
@@ -51,6 +52,8 @@ KINDS: Mapping[str, frame.Kind] = {
   "prompt_tune": prompt_sections.PAGE,
   "feature_maps": feature_sections.PAGE,
   "world": world_sections.PAGE,
+  "dagger": robot_sections.DAGGER,
+  "clone": robot_sections.CLONE,
   "plan": plan_page.PAGE,
   "audit": audit_page.PAGE,
 }

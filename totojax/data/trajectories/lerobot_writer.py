@@ -22,6 +22,7 @@ from totojax.rundir import files
 
 STEPS_A_FILE = 20_000
 STATE, ACTION = "observation.state", "action"
+ENVIRONMENT = "observation.environment_state"  # as LeRobot calls where everything is
 _VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _CRF = 18
@@ -37,6 +38,7 @@ class Recorded:
   state_NS: np.ndarray
   action_NA: np.ndarray
   frames: Mapping[str, np.ndarray]  # camera -> uint8 [N, H, W, 3]
+  environment_NE: np.ndarray | None = None  # where everything is
 
 
 def write(
@@ -47,6 +49,7 @@ def write(
   robot: str,
   state_names: Sequence[str],
   action_names: Sequence[str],
+  environment_names: Sequence[str] = (),
 ) -> None:
   """Writes a data set; episodes are taken one at a time.
 
@@ -57,6 +60,7 @@ def write(
     robot: its type, in a word.
     state_names: of the state's numbers.
     action_names: of the action's.
+    environment_names: of the numbers of `environment_NE`; (): there are none.
 
   Raises:
     ValueError: there is no episode, or one is not like the first.
@@ -69,7 +73,10 @@ def write(
   part = target.parent / f"{target.name}.part"
   files.remove(part)
   files.make_folder(part)
-  _Writer(part, fps, robot, tuple(state_names), tuple(action_names)).write(recorded)
+  writer = _Writer(
+    part, fps, robot, tuple(state_names), tuple(action_names), tuple(environment_names)
+  )
+  writer.write(recorded)
   part.rename(target)
 
 
@@ -82,6 +89,7 @@ class _Writer:
   robot: str
   state_names: tuple[str, ...]
   action_names: tuple[str, ...]
+  environment_names: tuple[str, ...] = ()
   tasks: dict[str, int] = dataclasses.field(default_factory=dict)
   places: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of cameras
@@ -106,9 +114,14 @@ class _Writer:
   def _check(self, number: int, one: Recorded) -> None:
     name = f"episode {number}"
     episodes.checked(name, one.state_NS, one.action_NA)
+    if self.environment_names:
+      if one.environment_NE is None:
+        raise ValueError(f"{name} has no environment_NE, and its numbers have names")
+      episodes.checked(f"{name}, environment", one.environment_NE, one.action_NA)
     for what, table, names in (
       ("state", one.state_NS, self.state_names),
       ("action", one.action_NA, self.action_names),
+      *self._environment(one),
     ):
       if table.shape[1] != len(names):
         raise ValueError(f"{name} has {what}s of {table.shape[1]} numbers, and names are {names}")
@@ -125,6 +138,12 @@ class _Writer:
     self.shapes = self.shapes or shapes
     if shapes != self.shapes:
       raise ValueError(f"{name} has cameras {shapes}, and those before {self.shapes}")
+
+  def _environment(self, one: Recorded) -> list[tuple[str, np.ndarray, tuple[str, ...]]]:
+    """The further state of an episode, where one is written."""
+    if one.environment_NE is None or not self.environment_names:
+      return []
+    return [("environment", one.environment_NE, self.environment_names)]
 
   def _file(self, file: int, group: Sequence[Recorded]) -> None:
     """Writes a table and a video of each camera."""
@@ -143,6 +162,8 @@ class _Writer:
         "index": self.steps + np.arange(steps),
         "task_index": np.full(steps, task),
       }
+      for _, values, _ in self._environment(one):
+        mine[ENVIRONMENT] = values.astype(np.float32)
       for name, values in mine.items():
         columns.setdefault(name, []).append(values)
       place: dict[str, Any] = {
@@ -229,7 +250,10 @@ class _Writer:
         "names": ["height", "width", "channels"],
         "info": {**{f"video.{key}": value for key, value in told.items()}, "has_audio": False},
       }
-    for name, names in ((STATE, self.state_names), (ACTION, self.action_names)):
+    numbers = {STATE: self.state_names, ENVIRONMENT: self.environment_names}
+    for name, names in {**numbers, ACTION: self.action_names}.items():
+      if not names:
+        continue
       features[name] = _feature("float32", len(names), [*names], self.fps)
     features["timestamp"] = _feature("float32", 1, None, self.fps)
     features |= {name: _feature("int64", 1, None, self.fps) for name in _COUNTS}

@@ -1,0 +1,110 @@
+"""Recipes of robots: a chain in small (Figure 6, Table 11), and the paper's jobs."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from totojax.config import cater, policies, recipes, robot_envs, roots, schema, track
+from totojax.config.schema import ConfigError
+
+# Of the stand-in: what a frame is to the model, as in `cater`.
+FRAMES, SIZE_PX, TOKENIZER, FACTOR, VOCAB = (
+  cater.FRAMES,
+  cater.SIZE_PX,
+  cater.TOKENIZER,
+  cater.FACTOR,
+  cater.VOCAB,
+)
+STATE = ("observation.environment_state",)
+# Steps of an episode that experts do not need all of.
+STEPS = {"pick": 200, "cabinet": 200}
+
+
+def env(task: str, arm: str, **keys: Any) -> robot_envs.EnvConfig:
+  """A robot at its task, in episodes that end with success."""
+  return robot_envs.EnvConfig(task=task, arm=arm, steps=STEPS[task], **keys)
+
+
+def _words(argument: str) -> dict[str, str]:
+  words = {"arm": "panda", "task": "pick", "seeds": "3", "spread": "0.5"}
+  for word in filter(None, argument.split(",")):
+    key, equals, value = word.partition("=")
+    if key not in words or not equals:
+      raise ConfigError(f"{word!r} is not understood; write {', '.join(words)} with = and a value")
+    words[key] = value
+  if not words["seeds"].isdecimal() or not 1 <= int(words["seeds"]) <= 99:
+    raise ConfigError(f"seeds is {words['seeds']!r}; give 1 to 99")
+  return words
+
+
+def chain(argument: str = "") -> ConfigDict:
+  """A stand-in from an expert's roll-outs to policies, of "arm=panda,task=pick,seeds=3".
+
+  Raises:
+    ConfigError: the argument has another key.
+  """
+  words = _words(argument)
+  try:
+    spread = float(words["spread"])
+  except ValueError:
+    raise ConfigError(f"spread is {words['spread']!r}; give 0 to 1") from None
+  where = env(words["task"], words["arm"], spread=spread)
+  record = roots.config("record", env=where, episodes=55, noise=0.1)
+  tokens = recipes.tokenize()
+  tokens.tokenizer = TOKENIZER
+  tokens.source.update(name="lerobot", root="{workdir}/record/data", val_frac=0.1)
+  tokens.clip.update(frames=FRAMES, stride_frames=2, size_px=SIZE_PX, fps=where.rate_hz, crops=16)
+  stages = {"record": record, "tokens": tokens, "pretrain": _pretrained()}
+  toto = {"toto": track.Tracker(model_run="{workdir}/pretrain")}
+  # Thrifty: an expert is asked in each step, so few epochs are needed.
+  stages["clone"] = clone = roots.config("clone", encoders=toto, env=where, trials=50)
+  clone.data.update(root="{workdir}/record/data", state=STATE, episodes=50)
+  clone.train.update(epochs=50.0, warmup_epochs=5.0)
+  clone.output.episodes = 0
+  stages["dagger"] = roots.config("dagger", encoders=toto, env=where, seeds=int(words["seeds"]))
+  stages["dagger"].baselines = ("untrained", "pixels", "state")
+  stages["dagger"].update(iterations=6, episodes=16, trials=32)
+  # Of a model of this size, features of frames differ little from each other.
+  for name in ("clone", "dagger"):
+    stages[name].head.standardise = True
+  return recipes.chain(**stages)
+
+
+def _pretrained() -> ConfigDict:
+  """A small model of the tokens of the roll-outs, as `cater`'s stand-in."""
+  stores, grid = "{workdir}/tokens", SIZE_PX // FACTOR
+  context = FRAMES * grid**2
+  c = recipes.pretrain("mini")
+  c.model.update(width=64, depth=4, heads=2, mlp_dim=192)
+  c.sequence.update(vocab=VOCAB, grid=grid, frames=FRAMES, context=context)
+  c.compute.dtype = "float32"  # bf16 is no faster on a CPU
+  c.train.update(batch_tokens=16 * context, total_tokens=300.0 * 16 * context)
+  c.optim.update(lr=4e-3, warmup_steps=30)
+  c.data.train = {"robot": recipes.source(f"{stores}/train", 1.0)}
+  c.data.validation = {"robot": f"{stores}/val"}
+  c.validation.rows = 64
+  c.every = recipes.every(log=10, evaluate=300, checkpoint=300)
+  return c
+
+
+def paper_dagger(task: str, arm: str, **encoders: track.Tracker) -> ConfigDict:
+  """DAgger of one of Figure 6's panels: MVP's episodes."""
+  where = robot_envs.EnvConfig(task=task, arm=arm, until_success=False)
+  c = roots.config("dagger", encoders=encoders, env=where)
+  c.update(iterations=20, episodes=32, trials=100)
+  return c
+
+
+def paper_clone(root: str, **encoders: track.Tracker) -> ConfigDict:
+  """Table 11's behaviour cloning of recorded trajectories, filtered and scaled as RPT's."""
+  c = schema.to_config(policies.Clone(encoders=encoders, trials=0))
+  c.data.update(root=root, actions="deltas", episodes=240)
+  c.view.crop_px = 448
+  return c
+
+
+def tracker(text: str, layer: int) -> track.Tracker:
+  """An encoder, or a run, at one layer."""
+  (one,) = track.trackers([f"one={text}"]).values()
+  return dataclasses.replace(one, layers=(layer,))

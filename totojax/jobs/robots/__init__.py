@@ -1,0 +1,1 @@
+"""Policies on frozen features: cloned, corrected by an expert, served."""
