@@ -638,7 +638,7 @@ def test_an_interruption_ends_between_rows(place):
 
 def test_all_rows_are_measured_by_default():
   c = bench_defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 16
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 18
   assert tuple(job.ROWS) == bench_defaults.ROWS
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import runs
 
-from totojax.config import studies, study_recipes
+from totojax.config import roots, studies, study_recipes
 from totojax.jobs import chain
 from totojax.rundir import directory
 
@@ -207,7 +207,7 @@ def test_the_advice_about_a_finished_stage_works(tmp_path):
 
 def test_how_many_processes_render_may_change(tmp_path):
   """Alone and in a chain, begun or finished; what is rendered may not."""
-  world = lambda processes, seed=0: {"run": "world", "processes": processes, "seed": seed}
+  world = lambda processes, seed=0: roots.config("world", processes=processes, seed=seed).to_dict()
   of = lambda *values: studies.Chain(order=("clips",), stages={"clips": world(*values)})
   directory.begin(epath.Path(tmp_path / "clips"), world(-1))
   for finished in (False, True):
@@ -221,7 +221,7 @@ def test_how_many_processes_render_may_change(tmp_path):
     ):
       with pytest.raises(directory.ConfigChanged, match="  seed: 0 -> 2") as caught:
         check()
-      assert "processes" not in str(caught.value)
+      assert "processes:" not in str(caught.value)
 
 
 def test_order_and_stages_must_agree(tmp_path):

@@ -58,7 +58,9 @@ def test_every_page_has_a_verdict_its_interval_and_a_foot(chain, tmp_path, undra
     assert words in text, words
   assert html.count('<p class="verdict') == 1 and paper.ADDRESS in html
   # What the interval is worth: 1.96 times both errors, of which a half is not it.
-  low, high = (float(x) for x in re.search(r"95 % from ([\d.]+) to ([\d.]+)", text).groups())
+  found = re.search(r"95 % from ([\d.]+) to ([\d.]+)", text)
+  assert found is not None
+  low, high = map(float, found.groups())
   error = np.hypot(0.0211, 0.02)
   np.testing.assert_allclose([low, high], 0.5321 + 1.96 * error * np.array([-1, 1]), atol=6e-4)
 

@@ -115,7 +115,7 @@ def rollout(config, count, policy, seeds=0, processes=1):
 
 def still(state, proprio):
   del proprio
-  return np.tile(np.float32([0] * 7 + [1]), (len(state), 1))
+  return np.tile(np.array([0] * 7 + [1], np.float32), (len(state), 1))
 
 
 def test_an_expert_succeeds_and_who_does_nothing_does_not():

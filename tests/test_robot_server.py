@@ -153,7 +153,8 @@ def test_what_is_wrong_is_told_and_the_next_frame_is_answered():
     # What is no message ends the connection, after a line.
     assert "version 9" in told(b"TJXP\x09\x02\0\0\0\0\0\0")
     assert not stream.read(1)
-    made.close(), other.close()
+    made.close()
+    other.close()
     # Whoever comes then is served, from any number on.
     client = client_lib.Client(served.address, timeout_s=60.0)
     np.testing.assert_array_equal(client.act(IMAGE, np.ones(2)).action_A, [2, 2])

@@ -211,7 +211,7 @@ def _packages() -> Iterator[Check]:
     advice = f"pip install -U {' '.join(repr(one) for one, _ in wrong)}"
     told = "; ".join(f"wants {one}, and here is {found}" for one, found in wrong)
     yield Check(
-      name, FAIL if wrong else OK, f"{version}{told and f': {told}'}", wrong and advice or ""
+      name, FAIL if wrong else OK, f"{version}{told and f': {told}'}", advice if wrong else ""
     )
   for path in importlib.metadata.distributions():
     name, version = path.name or "", path.version

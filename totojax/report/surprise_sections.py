@@ -42,8 +42,8 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
     return frame.Claim(f"{facts['videos']:,} videos were scored; their labels are not known.")
   low, high = facts["all"]["sums_interval"]
   good = True if low > 0.5 else False if high < 0.5 else None
-  word = {True: "surprise the model more", False: "surprise the model less"}
-  word[None] = "do not surely surprise the model more"
+  word: dict[bool | None, str] = {True: "surprise the model more"}
+  word |= {False: "surprise the model less", None: "do not surely surprise the model more"}
   line = f"Impossible videos {word[good]} than possible ones."
   said = sentence(facts)
   return frame.Claim(line, f"{said[0].upper()}{said[1:]}.", good)

@@ -360,8 +360,9 @@ def _listening(server: Server) -> socket.socket:
       else "give an address of this machine: 127.0.0.1, or 0.0.0.0 for all that it has"
     )
     # Of a name that nobody knows it is a number of the resolver's own.
-    known = error.errno in errno.errorcode
-    why = os.strerror(error.errno) if known else str(error.strerror or error).split(" (while")[0]
+    number = error.errno or 0
+    known = number in errno.errorcode
+    why = os.strerror(number) if known else str(error.strerror or error).split(" (while")[0]
     raise OSError(
       f"server.host {server.host!r} and server.port {server.port} cannot be listened on ({why});"
       f" {advice}"

@@ -178,7 +178,7 @@ def _step(actions_BA: np.ndarray) -> tuple[Observation, list[np.ndarray]]:
       ends = success and simulation.stage.config.until_success
       rows.append((0.0, ends, not ends, success, False))
   reward, *flags = zip(*rows)
-  return _stacked(), [np.float32(reward), *(np.array(flag, bool) for flag in flags)]
+  return _stacked(), [np.array(reward, np.float32), *(np.array(flag, bool) for flag in flags)]
 
 
 def _stacked() -> Observation:

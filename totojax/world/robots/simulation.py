@@ -191,7 +191,11 @@ class Simulation:
       self.progress_m,
     ]
     pixels = stage.lens.take(data) if stage.lens is not None else {}
-    return {**pixels, "proprio": np.float32(proprio), "state": np.float32(state)}
+    return {
+      **pixels,
+      "proprio": np.array(proprio, np.float32),
+      "state": np.array(state, np.float32),
+    }
 
 
 def _turned(yaw: float) -> tuple[float, ...]:
