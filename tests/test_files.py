@@ -175,6 +175,7 @@ def test_short_numbers(value, text):
 # Who may write a file by other means: the data sets' own door, downloads and
 # the bench, which measures a plain write.
 WRITERS = {
+  "doctor.py",  # imports nothing of ours: it is for where that fails
   "rundir/files.py",
   "rundir/local.py",  # arrays that are written in place
   "rundir/peers.py",  # the descriptor of stderr
