@@ -82,11 +82,11 @@ def chain(folder: reading.RunFolder) -> frame.Kind:
   """The page of a chain: of a model where it trained one, and of every other stage."""
   further = []
   for stage in provenance.stages(folder):
-    config = reading.optional({}, folder.json, f"{stage}/config.json")
-    kind = KINDS.get(config.get("run", ""))
-    if kind is None or (config["run"] in _IN_CHAIN and _is_model(folder)):
+    kept = reading.optional({}, folder.json, f"{stage}/config.json")
+    kind = KINDS.get(kept.get("run", ""))
+    if kind is None or (kept["run"] in _IN_CHAIN and _is_model(folder)):
       continue
-    if config["run"] in ("pretrain", "validate") and not _is_model(folder):
+    if kept["run"] in ("pretrain", "validate") and not _is_model(folder):
       continue  # one of many: the page of the study has them
     further.append((stage, kind))
   sections = list(report.SECTIONS)

@@ -5,8 +5,6 @@ tokenizer are. Manifests of earlier versions say less.
 """
 
 from collections.abc import Iterable, Mapping
-import csv
-import io
 import json
 import shlex
 from typing import Any
@@ -53,8 +51,8 @@ def what_was_run(folder: reading.RunFolder) -> str:
       gaps.append(page.missing(reason) if prefix else "")
       return {}
 
-  config, manifest = of_model("config.json"), of_model("manifest.json")
-  own = config if not prefix else reading.optional({}, folder.json, "config.json")
+  kept, manifest = of_model("config.json"), of_model("manifest.json")
+  own = kept if not prefix else reading.optional({}, folder.json, "config.json")
   try:
     whole = folder.json("manifest.json")
   except reading.Absent:
@@ -69,10 +67,10 @@ def what_was_run(folder: reading.RunFolder) -> str:
   shown = page.terms(
     (
       ("job", page.text(job)),
-      ("model", page.text(model(config, manifest))),
-      ("data", page.text(data(config, manifest))),
-      ("tokenizer", page.text(tokenizer(config, manifest))),
-      ("settings", page.text(telling(config))),
+      ("model", page.text(model(kept, manifest))),
+      ("data", page.text(data(kept, manifest))),
+      ("tokenizer", page.text(tokenizer(kept, manifest))),
+      ("settings", page.text(telling(kept))),
       ("date", page.text(_date(folder, whole))),
       ("machine", page.text(_machine(whole or manifest))),
       ("code", page.text(_code(whole))),
@@ -91,19 +89,19 @@ def trained(folder: reading.RunFolder) -> str:
   names = stages(folder)
   for job in ("pretrain", "finetune", "joint", "tokenizer", "track", "compare", "world"):
     for name in names:
-      config = reading.optional({}, folder.json, f"{name}/config.json")
-      if config.get("run", name) == job:
+      kept = reading.optional({}, folder.json, f"{name}/config.json")
+      if kept.get("run", name) == job:
         return f"{name}/"
   return f"{names[-1]}/" if names else ""
 
 
 def stages(folder: reading.RunFolder) -> list[str]:
   """Names of a chain's stages in their order, but for the report; [] of another job."""
-  config = reading.optional({}, folder.json, "config.json")
-  if config.get("run", "chain") != "chain":
+  kept = reading.optional({}, folder.json, "config.json")
+  if kept.get("run", "chain") != "chain":
     return []
-  order = config.get("order") or [
-    name for name in STAGES if (folder.path / name).exists() or not config
+  order = kept.get("order") or [
+    name for name in STAGES if (folder.path / name).exists() or not kept
   ]
   return [name for name in order if name != "report"]
 
@@ -113,11 +111,11 @@ def has_stages(folder: reading.RunFolder) -> bool:
   return any((folder.path / name / "config.json").exists() for name in STAGES)
 
 
-def model(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def model(kept: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
   """The model that was trained, or the one that was looked at."""
   parts = []
-  if isinstance(sizes := config.get("model"), Mapping):
-    parts.append(str(config.get("architecture", "model")))
+  if isinstance(sizes := kept.get("model"), Mapping):
+    parts.append(str(kept.get("architecture", "model")))
     keys = ("width", "depth", "heads", "mlp_dim")
     parts += [f"{key} {sizes[key]}" for key in keys if sizes.get(key)]
   if "parameters" in manifest:
@@ -128,22 +126,22 @@ def model(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     path, step = backbone.get("model_run", "?"), backbone.get("step")
     parts.append(f"{path} after {step:,} updates" if isinstance(step, int) else str(path))
     parts += [f"{backbone['depth']} layers"] if "depth" in backbone else []
-  elif config.get("model_run"):
-    parts.append(str(config["model_run"]))
-  if encoders := config.get("encoders"):
+  elif kept.get("model_run"):
+    parts.append(str(kept["model_run"]))
+  if encoders := kept.get("encoders"):
     parts.append(f"encoders: {', '.join(map(str, encoders))}")
   return ", ".join(parts)
 
 
-def data(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def data(kept: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
   """The data sets by name, with shares, records and the digests that know them."""
   if manifest.get("data"):
     said = stores(manifest["data"])
   else:
-    source = config.get("source")
+    source = kept.get("source")
     places = source.values() if isinstance(source, Mapping) else ()
     said = ", ".join(str(place) for place in places if isinstance(place, str) and place)
-  asked = config.get("data", {})
+  asked = kept.get("data", {})
   named = asked.get("train", {}) if isinstance(asked, Mapping) else {}
   if isinstance(named, Mapping) and len(named) > 1:
     shares = (f"{name} x {one['weight']:g}" for name, one in named.items() if "weight" in one)
@@ -158,19 +156,19 @@ def stores(digests: Mapping[str, Mapping[str, Any]]) -> str:
   )
 
 
-def tokenizer(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def tokenizer(kept: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
   """The fingerprint of the tokenizer, and its file where the config names one."""
-  asked = config.get("data", {}) if isinstance(config.get("data"), Mapping) else {}
-  named = [asked.get("tokenizer"), asked.get("encode_with"), config.get("tokenizer")]
+  asked = kept.get("data", {}) if isinstance(kept.get("data"), Mapping) else {}
+  named = [asked.get("tokenizer"), asked.get("encode_with"), kept.get("tokenizer")]
   known = manifest.get("tokenizer") or manifest.get("backbone", {}).get("tokenizer")
   parts = [str(known)] if known else []
   parts += [name for name in named if isinstance(name, str) and name]
   return ", ".join(dict.fromkeys(parts))
 
 
-def telling(config: Mapping[str, Any]) -> str:
+def telling(kept: Mapping[str, Any]) -> str:
   """The settings that matter, as far as a job has them."""
-  values = dict(flat(config))
+  values = dict(flat(kept))
   shown = [(key, values[key]) for key in TELLING if values.get(key) not in (None, "", [], 0)]
   return ", ".join(f"{key} {plain(value)}" for key, value in shown)
 
@@ -236,11 +234,11 @@ def settings(folder: reading.RunFolder) -> str:
   out = []
   for prefix in [f"{name}/" for name in names] or [""]:
     try:
-      config = folder.json(f"{prefix}config.json")
+      kept = folder.json(f"{prefix}config.json")
     except reading.Missing as reason:
       out.append(page.missing(reason))
       continue
-    rows = [(key, plain(value)) for key, value in flat(config)]
+    rows = [(key, plain(value)) for key, value in flat(kept)]
     out.append(page.fold(prefix.rstrip("/") or "All settings", page.table((), rows, words=2)))
   return "".join(out)
 
@@ -305,10 +303,7 @@ def as_csv(folder: reading.RunFolder, name: str) -> bytes:
 
 
 def table(rows: Iterable[Iterable[Any]]) -> bytes:
-  """CSV of rows, the first of them the head; None is empty."""
-  text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows(rows)
-  return text.getvalue().encode()
+  return files.csv_text(rows).encode()
 
 
 def _cell(value: Any) -> Any:

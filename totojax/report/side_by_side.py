@@ -269,8 +269,8 @@ def _held_out_data(manifest: Mapping[str, Any]) -> dict[str, str]:
   return {key: one["digest"] for key, one in data.items() if key.startswith("data.validation")}
 
 
-def _setting(config: Mapping[str, Any], key: str) -> str:
-  return provenance.plain(config[key]) if key in config else "-"
+def _setting(kept: Mapping[str, Any], key: str) -> str:
+  return provenance.plain(kept[key]) if key in kept else "-"
 
 
 def _shown(value: Any) -> str:

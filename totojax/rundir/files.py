@@ -160,10 +160,14 @@ def write_table(
   path: epath.PathLike, rows: Iterable[Sequence[Any]], *, header: Sequence[str]
 ) -> None:
   """Replaces a CSV that may have no row but its header in one step."""
+  write_text(path, csv_text([header, *rows]))
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+  """Rows as a CSV, the first of them the head; None is an empty cell."""
   text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerows([header, *rows])
-  write_text(path, text.getvalue())
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue()
 
 
 def read_csv(path: epath.PathLike) -> list[dict[str, str]]:
