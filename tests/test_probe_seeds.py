@@ -164,7 +164,7 @@ def test_the_report_shows_every_probe_and_all_seeds(tmp_path, monkeypatch):
     "the same model, untrained",
     "motion_2",
     "always the largest class",
-    "The trained backbone is above the rest: +41.0 points",
+    "The trained backbone is above the rest. +41.0 points",
   ):
     assert words in text, words
   assert "has not finished" not in text
