@@ -152,7 +152,7 @@ def data(kept: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 def stores(digests: Mapping[str, Mapping[str, Any]]) -> str:
   """The data sets of a manifest with the digests by which runs know them."""
   return ", ".join(
-    f"{name} ({each['records']:,} records, {each['digest'][:12]})" for name, each in digests.items()
+    f"{name} {each['digest'][:12]} ({each['records']:,} records)" for name, each in digests.items()
   )
 
 
