@@ -53,6 +53,23 @@ def tokens(root: str, *, frames: int, size_px: int, tokenizer: str) -> ConfigDic
   return c
 
 
+def pretrained(name: str, stores: str, *, depth: int) -> ConfigDict:
+  """A small model of clips of `FRAMES`, on stores of tokens `train` and `val`."""
+  grid = SIZE_PX // FACTOR
+  context = FRAMES * grid**2
+  c = recipes.pretrain("mini")
+  c.model.update(width=64, depth=depth, heads=2, mlp_dim=192)
+  c.sequence.update(vocab=VOCAB, grid=grid, frames=FRAMES, context=context)
+  c.compute.dtype = "float32"  # bf16 is no faster on a CPU
+  c.train.update(batch_tokens=16 * context, total_tokens=300.0 * 16 * context)
+  c.optim.update(lr=4e-3, warmup_steps=30)
+  c.data.train = {name: recipes.source(f"{stores}/train", 1.0)}
+  c.data.validation = {name: f"{stores}/val"}
+  c.validation.rows = 64
+  c.every = recipes.every(log=10, evaluate=300, checkpoint=300)
+  return c
+
+
 def finetune(model_run: str, stores: str, *, frames: int) -> ConfigDict:
   """`finetune` with the attention probe, on stores of tokens `train` and `val`."""
   c = recipes.finetune(model_run)
@@ -102,18 +119,8 @@ def chain(argument: str = "") -> ConfigDict:
     root = "{workdir}/world"
     stages["world"] = world.recipe("cater_tiny")
   stages["tokens"] = tokens(root, frames=FRAMES, size_px=SIZE_PX, tokenizer=TOKENIZER)
-  stages["pretrain"] = pretrained = recipes.pretrain("mini")
-  stores, grid = "{workdir}/tokens", SIZE_PX // FACTOR
-  context = FRAMES * grid**2
-  pretrained.model.update(width=64, depth=3, heads=2, mlp_dim=192)
-  pretrained.sequence.update(vocab=VOCAB, grid=grid, frames=FRAMES, context=context)
-  pretrained.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  pretrained.train.update(batch_tokens=16 * context, total_tokens=300.0 * 16 * context)
-  pretrained.optim.update(lr=4e-3, warmup_steps=30)
-  pretrained.data.train = {"cater": recipes.source(f"{stores}/train", 1.0)}
-  pretrained.data.validation = {"cater": f"{stores}/val"}
-  pretrained.validation.rows = 64
-  pretrained.every = recipes.every(log=10, evaluate=300, checkpoint=300)
+  stores = "{workdir}/tokens"
+  stages["pretrain"] = pretrained("cater", stores, depth=3)
   names = ["finetune", *(f"finetune{seed}" for seed in range(1, int(count)))]
   for seed, name in enumerate(names):
     stages[name] = tuned = finetune("{workdir}/pretrain", stores, frames=FRAMES)

@@ -9,13 +9,7 @@ from totojax.config import cater, policies, recipes, robot_envs, roots, schema, 
 from totojax.config.schema import ConfigError
 
 # Of the stand-in: what a frame is to the model, as in `cater`.
-FRAMES, SIZE_PX, TOKENIZER, FACTOR, VOCAB = (
-  cater.FRAMES,
-  cater.SIZE_PX,
-  cater.TOKENIZER,
-  cater.FACTOR,
-  cater.VOCAB,
-)
+FRAMES, SIZE_PX, TOKENIZER = cater.FRAMES, cater.SIZE_PX, cater.TOKENIZER
 STATE = ("observation.environment_state",)
 # Steps of an episode that experts do not need all of.
 STEPS = {"pick": 200, "cabinet": 200}
@@ -55,7 +49,11 @@ def chain(argument: str = "") -> ConfigDict:
   tokens.tokenizer = TOKENIZER
   tokens.source.update(name="lerobot", root="{workdir}/record/data", val_frac=0.1)
   tokens.clip.update(frames=FRAMES, stride_frames=2, size_px=SIZE_PX, fps=where.rate_hz, crops=16)
-  stages = {"record": record, "tokens": tokens, "pretrain": _pretrained()}
+  stages = {
+    "record": record,
+    "tokens": tokens,
+    "pretrain": cater.pretrained("robot", "{workdir}/tokens", depth=4),
+  }
   toto = {"toto": track.Tracker(model_run="{workdir}/pretrain")}
   # Thrifty: an expert is asked in each step, so few epochs are needed.
   stages["clone"] = clone = roots.config("clone", encoders=toto, env=where, trials=50)
@@ -69,23 +67,6 @@ def chain(argument: str = "") -> ConfigDict:
   for name in ("clone", "dagger"):
     stages[name].head.standardise = True
   return recipes.chain(**stages)
-
-
-def _pretrained() -> ConfigDict:
-  """A small model of the tokens of the roll-outs, as `cater`'s stand-in."""
-  stores, grid = "{workdir}/tokens", SIZE_PX // FACTOR
-  context = FRAMES * grid**2
-  c = recipes.pretrain("mini")
-  c.model.update(width=64, depth=4, heads=2, mlp_dim=192)
-  c.sequence.update(vocab=VOCAB, grid=grid, frames=FRAMES, context=context)
-  c.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  c.train.update(batch_tokens=16 * context, total_tokens=300.0 * 16 * context)
-  c.optim.update(lr=4e-3, warmup_steps=30)
-  c.data.train = {"robot": recipes.source(f"{stores}/train", 1.0)}
-  c.data.validation = {"robot": f"{stores}/val"}
-  c.validation.rows = 64
-  c.every = recipes.every(log=10, evaluate=300, checkpoint=300)
-  return c
 
 
 def paper_dagger(task: str, arm: str, **encoders: track.Tracker) -> ConfigDict:

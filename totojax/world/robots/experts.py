@@ -28,7 +28,6 @@ _CLOSING_M = {"pick": 0.037, "cabinet": 0.022}  # below which fingers have begun
 _HALF = {"pick": bodies.CUBE, "cabinet": 0.009}  # of what is between the fingers
 _FIRM_M = 0.004  # more than that, and fingers have not closed yet
 _PITCH = np.deg2rad(65)  # of a hand that holds the bar, below level
-_TURNED_RAD = np.deg2rad(70)  # that a hand turns to take a cube, at most
 _OVER_M = 0.03  # that a drawer is pulled beyond its goal
 
 
