@@ -35,6 +35,7 @@ EXTRAS["test"] = [
   "pytest-xdist",
   "libfaketime",
   *_BUCKETS,
+  "gymnasium",
   "selenium",
   *EXTRAS["data"],
   *EXTRAS["notebook"],
@@ -78,6 +79,7 @@ setuptools.setup(
     "totojax.jobs.playground": ["page.*"],
     "totojax.report": ["page.css"],
     "totojax.tokenizers": ["shipped/*"],
+    "totojax.trained": ["shipped/*"],
   },
   install_requires=[
     "jax>=0.10",

@@ -63,15 +63,8 @@ def _clips(label, *, train, val, seed):
   c = pixel_recipes.render(train=train, val=val)
   c.seed = seed
   c.amount.label = label
-  c.scene.update(
-    frames=FRAMES,
-    objects=1,
-    occluder_frac=0.0,
-    pan_frac=0.0,
-    motions=("right", "left", "up", "down"),
-    backgrounds=("plain",),
-    speed=(0.10, 0.15),  # half a token's width in each frame
-  )
+  small_runs.one_way(c)
+  c.scene.update(frames=FRAMES, speed=(0.10, 0.15))  # half a token's width in each frame
   return c
 
 

@@ -220,7 +220,7 @@ def test_what_cannot_be_scored_is_told(made, tmp_path):
     _config(made, chance=("x",))
   with pytest.raises(ConfigError, match="data.root is empty"):
     job.opened(cater_config.Clips())
-  with pytest.raises(ConfigError, match="is not understood"):
+  with pytest.raises(ConfigError, match="seeds is .x."):
     cater_config.chain("seeds=x")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from totojax.config import recipes, roots, world
+from totojax.config import recipes, roots, small_runs, world
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 RULES = ("last seen", "frequent", "middle", "chance")  # names that no model may have
@@ -108,12 +108,8 @@ def chain(argument: str = "") -> ConfigDict:
   Raises:
     ConfigError: the argument has another key.
   """
-  words: dict[str, str] = {}
-  for word in filter(None, argument.split(",")):
-    key, _, words[key] = word.partition("=")
-  root, count = words.pop("root", ""), words.pop("seeds", "1")
-  if words or not count.isdecimal() or not 1 <= int(count) <= 99:
-    raise ConfigError(f"{argument!r} is not understood; write root=FOLDER, seeds=3, or both")
+  words = small_runs.words(argument, root="", seeds="1")
+  root = words["root"]
   stages = {}
   if not root:
     root = "{workdir}/world"
@@ -121,7 +117,7 @@ def chain(argument: str = "") -> ConfigDict:
   stages["tokens"] = tokens(root, frames=FRAMES, size_px=SIZE_PX, tokenizer=TOKENIZER)
   stores = "{workdir}/tokens"
   stages["pretrain"] = pretrained("cater", stores, depth=3)
-  names = ["finetune", *(f"finetune{seed}" for seed in range(1, int(count)))]
+  names = ["finetune", *(f"finetune{seed}" for seed in range(1, int(words["seeds"])))]
   for seed, name in enumerate(names):
     stages[name] = tuned = finetune("{workdir}/pretrain", stores, frames=FRAMES)
     tuned.seed = seed

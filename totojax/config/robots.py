@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from totojax.config import cater, policies, recipes, robot_envs, roots, schema, track
+from totojax.config import cater, policies, recipes, robot_envs, roots, schema, small_runs, track
 from totojax.config.schema import ConfigError
 
 # Of the stand-in: what a frame is to the model, as in `cater`.
@@ -20,25 +20,13 @@ def env(task: str, arm: str, **keys: Any) -> robot_envs.EnvConfig:
   return robot_envs.EnvConfig(task=task, arm=arm, steps=STEPS[task], **keys)
 
 
-def _words(argument: str) -> dict[str, str]:
-  words = {"arm": "panda", "task": "pick", "seeds": "3", "spread": "0.5"}
-  for word in filter(None, argument.split(",")):
-    key, equals, value = word.partition("=")
-    if key not in words or not equals:
-      raise ConfigError(f"{word!r} is not understood; write {', '.join(words)} with = and a value")
-    words[key] = value
-  if not words["seeds"].isdecimal() or not 1 <= int(words["seeds"]) <= 99:
-    raise ConfigError(f"seeds is {words['seeds']!r}; give 1 to 99")
-  return words
-
-
 def chain(argument: str = "") -> ConfigDict:
   """A stand-in from an expert's roll-outs to policies, of "arm=panda,task=pick,seeds=3".
 
   Raises:
     ConfigError: the argument has another key.
   """
-  words = _words(argument)
+  words = small_runs.words(argument, arm="panda", task="pick", seeds="3", spread="0.5")
   try:
     spread = float(words["spread"])
   except ValueError:

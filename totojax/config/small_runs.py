@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from totojax.config import pixel_recipes, recipes, roots
+from totojax.config.schema import ConfigError
 
 
 def small_dvae(c: ConfigDict, steps: int) -> None:
@@ -19,6 +20,18 @@ def small_dvae(c: ConfigDict, steps: int) -> None:
   c.train.update(batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5)
   c.optim.update(lr=3e-3, warmup_steps=updates // 12, end_lr_frac=0.02, b2=0.99, clip_norm=1.0)
   c.every = recipes.every(50, 500, 250)
+
+
+def one_way(c: ConfigDict) -> None:
+  """Turns `pixel_recipes.render()` into clips of one large thing that goes one of four ways."""
+  c.scene.update(
+    objects=1,
+    occluder_frac=0.0,
+    pan_frac=0.0,
+    motions=("right", "left", "up", "down"),
+    backgrounds=("plain",),
+    speed=(0.05, 0.075),
+  )
 
 
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
@@ -104,3 +117,20 @@ def small_fsq(c: ConfigDict, levels: tuple[int, ...], steps: int) -> None:
   c.train.update(batch_frames=32, start_frames=4000, score_frames=512, dtype="float16")
   c.optim.update(lr=2e-3, warmup_steps=updates // 30, end_lr_frac=0.01, b2=0.99, clip_norm=0.1)
   c.every = recipes.every(20, 500, 500)
+
+
+def words(argument: str, **defaults: str) -> dict[str, str]:
+  """What "KEY=VALUE,KEY=VALUE" after a config's colon says, beside defaults; `seeds` is a count.
+
+  Raises:
+    ConfigError: it has another key, or seeds that are no number from 1 to 99.
+  """
+  found = dict(defaults)
+  for word in filter(None, argument.split(",")):
+    key, equals, value = word.partition("=")
+    if key not in found or not equals:
+      raise ConfigError(f"{word!r} is not understood; write {', '.join(found)} with = and a value")
+    found[key] = value
+  if not found["seeds"].isdecimal() or not 1 <= int(found["seeds"]) <= 99:
+    raise ConfigError(f"seeds is {found['seeds']!r}; give 1 to 99")
+  return found

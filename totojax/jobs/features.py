@@ -30,7 +30,7 @@ from totojax.data.store import feature_files
 from totojax.jobs.tokenize import short, stores
 from totojax.models import taps
 from totojax.rundir import files, pieces, provenance
-from totojax.trained import backbone, encoders, model as pretrained, ready
+from totojax.trained import backbone, encoders, model as pretrained, ready, shipped
 
 Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
 _CLIP = ("id", "clip", "label")
@@ -78,7 +78,7 @@ def _from_run(config: Features) -> _Model:
 
 def _from_encoder(config: Features) -> _Model:
   settings, path = config.features, config.features.encoder
-  if config.model_run:
+  if config.model_run not in ("", shipped.NAME):  # which configs/features.py begins with
     raise ConfigError(
       f"model_run is {config.model_run} and features.encoder {path};"
       " features are of one of them: empty the other"

@@ -20,9 +20,13 @@ def folder(workdir: epath.PathLike, name: str) -> epath.Path:
   """
   if not objects.is_url(workdir):
     return epath.Path(workdir) / name
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  run = hashlib.sha256(objects.text(workdir).encode()).hexdigest()[:16]
-  return epath.Path(cache) / "totojax" / name / run
+  return cache(name) / hashlib.sha256(objects.text(workdir).encode()).hexdigest()[:16]
+
+
+def cache(name: str) -> epath.Path:
+  """A folder of the user's cache on this machine."""
+  root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return epath.Path(root) / "totojax" / name
 
 
 def remove(workdir: epath.PathLike, name: str) -> None:

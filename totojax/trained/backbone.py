@@ -30,6 +30,7 @@ from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
 from totojax.tasks import patches as patch_task, pretrain as task_lib
 from totojax.tokenizers import api, patches as patches_lib, split, weights
+from totojax.trained import shipped
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
 
@@ -55,7 +56,7 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
   """The run at `model_run`.
 
   Args:
-    model_run: its folder.
+    model_run: its folder; "shipped": the one in the package.
     patches: whether it may be one of patches of pixels.
     what: it is wanted for, for errors.
 
@@ -64,10 +65,11 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
   """
   if not model_run:
     raise ConfigError(
-      'config key model_run is empty; set it to the folder of a run of run = "pretrain"'
+      'config key model_run is empty; set it to the folder of a run of run = "pretrain", or to'
+      " shipped"
     )
   storage.check_run(model_run)
-  path = epath.Path(model_run)
+  path = shipped.run() if model_run == shipped.NAME else epath.Path(model_run)
   config = read_config(path, what)
   if not patches:
     assembly.check_tokens(config, what)

@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 
 from totojax.config.generate import Generate
+from totojax.config.pixels import Scene
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import containers, excerpts, video
+from totojax.data.pixels import containers, excerpts, synthetic, video
 from totojax.data.sources import folder, items as items_lib, pairs as pair_lib
 from totojax.data.store import manifests, store as store_lib
 from totojax.rundir import console, files
 from totojax.storage import objects, outside
-from totojax.trained import backbone, continued, model as pretrained, prompting
+from totojax.trained import backbone, continued, model as pretrained, prompting, shipped
 
 _STRIDE_FRAMES, _FPS = 4, 30.0  # section 3.4, where no training data say otherwise
 _AT_A_TIME = 32  # clips that are encoded
+_DRAWN, _DRAWN_SEED = 16, 20_250  # clips of the model that ships: how many, and their seed
+_LEAST_DRAWN_PX = 8  # of a scene
 _STILL = 0.25  # of a clip's frames, equal to the one before: a line says so
 
 
@@ -76,6 +79,7 @@ class Source:
   items: Sequence[items_lib.Item]  # files
   spec: video.ClipSpec | None  # of videos
   pairs: Sequence[pair_lib.Pair] = ()  # that are given before files of pictures
+  drawn: int = 0  # clips that are rendered
 
 
 def find(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: int) -> Source:
@@ -91,6 +95,8 @@ def find(config: Generate, run: backbone.Trained, amounts: Amounts, size_px: int
   if config.prompt.path:
     return _files(config, run, amounts, size_px)
   path = config.prompt.store or next(iter(run.config.data.validation.values()), "")
+  if not path and config.model_run == shipped.NAME:
+    return Source("rendered", 0.0, None, (), None, drawn=config.prompt.clips or _DRAWN)
   if not path:
     raise ConfigError(
       f"prompt.path and prompt.store are empty, and {run.path} holds nothing out; name a video, a"
@@ -207,6 +213,13 @@ def read(
   """
   if source.store is not None:
     return list(_of_store(source.store, model, amounts, config.prompt.clips)), []
+  if source.drawn:
+    found = drawn(model, amounts.given + amounts.new, source.drawn, seed=_DRAWN_SEED)
+    return [
+      Clip(name, codes_NP, frames_TSS3[: model.latents.whole_frames(len(codes_NP))])
+      for name, frames_TSS3 in found
+      for codes_NP in _whole(model, frames_TSS3[None], model.latents)
+    ], []
   clips, skipped, still = [], [], []
   examples = _examples(source.pairs)
   with console.tracking("reading what is continued", unit="files", total=len(source.items)) as bar:
@@ -234,6 +247,18 @@ def read(
       " --config.clip.stride_frames takes fewer)"
     )
   return clips, skipped
+
+
+def drawn(
+  model: pretrained.Pretrained, frames: int, count: int, *, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+  """(what is seen, frames [T, S, S, 3]) of moving objects, as those of configs/demo.py."""
+  plain = Scene(frames=frames, size_px=max(model.size_px, _LEAST_DRAWN_PX))
+  scene = synthetic.SyntheticConfig(**vars(plain), seed=seed)
+  for n in range(count):
+    made = synthetic.render(scene, n)
+    (frames_TSS3,) = model.fitted(made.frames_NHW3[None])
+    yield f"{n}: {synthetic.SHAPES[made.shape]}, {synthetic.MOTIONS[made.motion]}", frames_TSS3
 
 
 def _whole(model: pretrained.Pretrained, clips_RTHW3: np.ndarray, latents: Any) -> np.ndarray:

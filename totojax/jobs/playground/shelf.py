@@ -11,17 +11,15 @@ import threading
 import numpy as np
 
 from totojax.config.generate import Generate, Prompt
-from totojax.config.pixels import Scene
 from totojax.config.playground import Playground
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import excerpts, synthetic, video, workers
+from totojax.data.pixels import excerpts, video, workers
 from totojax.data.sources import items
 from totojax.jobs.generate import prompts
 from totojax.storage import outside
 from totojax.tokenizers import api
 from totojax.trained import generate, model as pretrained
 
-_LEAST_DRAWN_PX = 8  # of a scene
 _NAME = 80  # characters of a name that is shown
 
 
@@ -109,16 +107,12 @@ class Shelf:
 
   def _drawn(self) -> list[Clip]:
     """Moving objects, as those of configs/demo.py, of a seed of the page's own."""
-    prompt, size_px = self._config.prompt, self.model.size_px
-    plain = Scene(frames=self.most_frames, size_px=max(size_px, _LEAST_DRAWN_PX))
-    scene = synthetic.SyntheticConfig(**vars(plain), seed=prompt.seed)
-    clips = []
-    for n in range(prompt.rendered):
-      drawn = synthetic.render(scene, n)
-      name = f"{synthetic.SHAPES[drawn.shape]}, {synthetic.MOTIONS[drawn.motion]}"
-      (frames_TSS3,) = self.model.fitted(drawn.frames_NHW3[None])
-      clips.append(Clip(f"d{n}", name, "drawn", frames_TSS3[0], frames_TSS3))
-    return clips
+    prompt = self._config.prompt
+    found = prompts.drawn(self.model, self.most_frames, prompt.rendered, seed=prompt.seed)
+    return [
+      Clip(f"d{n}", name, "drawn", frames_TSS3[0], frames_TSS3)
+      for n, (name, frames_TSS3) in enumerate(found)
+    ]
 
   @functools.cached_property
   def _spec(self) -> video.ClipSpec:
