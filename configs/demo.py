@@ -4,11 +4,12 @@
 
 Renders clips of moving textured objects, turns them into tokens with the
 tokenizer that ships with the package, pre-trains a causal transformer of 1.3M
-parameters on them, validates it against honest baselines, probes every layer
-for the kind of motion beside the untrained model, small pixels and the token
-histogram, goes on with held-out clips, and writes runs/demo/report/report.html,
-which plays them. No network, no accelerator;
-what it takes and gives on 2 CPU cores is in docs/results.md.
+parameters on them and validates it against honest baselines. Then the model that
+ships, which is the same after six times as many updates (configs/shipped.py), shows
+what comes of it: a probe of every layer finds the way in which an object goes, beside
+the untrained model, small pixels and the token histogram, and it goes on with the
+held-out clips. Writes runs/demo/report/report.html, which plays them. No network, no
+accelerator; what it takes and gives on 2 CPU cores is in docs/results.md.
 
 Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.
@@ -29,15 +30,21 @@ def get_config():
   pretrain.optim.lr = 4e-3
   pretrain.every = recipes.every(log=10, evaluate=100, checkpoint=100)
 
-  # Few clips and few updates: all sources in a share of the five minutes.
-  probe = small_runs.small_probe("{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips")
-  probe.data.train_records = 256
-  probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
-  probe.optim.update(lrs=(3e-3, 1e-2, 3e-2), weight_decays=(0.1, 3.0))
-  c.stages.probe = probe
-  c.stages.generate = small_runs.small_generate("{workdir}/pretrain", "{workdir}/clips")
-  c.stages.generate.output.codec = ""  # an .mp4 needs PyAV
-  c.order = (*c.order[:-1], "probe", "generate", "report")
+  # Of the model that ships; few clips, all sources in a share of the four minutes.
+  stages = c.stages
+  stages.motion = motion = pixel_recipes.render(train=1200, val=400)
+  motion.seed = 3  # no clip that it saw: configs/shipped.py
+  small_runs.one_way(motion)
+  stages.motion_shards = pixel_recipes.shards("{workdir}/motion", "shipped")
+  stages.probe = probe = small_runs.small_probe(
+    "shipped", "{workdir}/motion_shards", "{workdir}/motion"
+  )
+  probe.data.train_records = 1200
+  probe.train.update(epochs=60.0, batch_rows=160, score_rows=200)
+  probe.optim.update(lrs=(1e-2, 3e-2, 1e-1), weight_decays=(0.01, 3.0))
+  stages.generate = small_runs.small_generate("shipped", "{workdir}/clips")
+  stages.generate.output.codec = ""  # an .mp4 needs PyAV
+  c.order = (*c.order[:-1], "motion", "motion_shards", "probe", "generate", "report")
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   small_runs.small_dvae(c.stages.tokenizer, steps=600)

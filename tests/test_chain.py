@@ -31,6 +31,11 @@ SMALL = (
   "--config.stages.pretrain.optim.warmup_steps=2",
   "--config.stages.pretrain.every.log_steps=1",
   "--config.stages.pretrain.every.checkpoint_steps=4",
+  "--config.stages.motion.amount.train=40",
+  "--config.stages.motion.amount.val=8",
+  "--config.stages.motion_shards.tokenizing.kmeans_frames=64",
+  "--config.stages.motion_shards.tokenizing.kmeans_patches=1000",
+  "--config.stages.probe.data.train_records=40",
   "--config.stages.probe.train.epochs=2.0",
   "--config.stages.generate.prompt.clips=2",
   "--config.stages.generate.new_frames=2",
@@ -38,7 +43,8 @@ SMALL = (
 # What tests here do with the probe is the same whatever it compares; each source
 # takes seconds to compile.
 FEWER = (*SMALL, "--config.stages.probe.backbones=('trained',)")
-STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "probe", "generate", "report")
+STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
+STAGES += ("motion", "motion_shards", "probe", "generate", "report")
 
 
 def relative(workdir) -> list[str]:
@@ -123,7 +129,7 @@ def test_finished_stages_are_not_run_again(whole):
   (whole / "report" / "done.json").unlink()
   before = os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns
   output = runs.finish(runs.start(relative(whole)))
-  assert "[8/8] report" in output and "[4/8]" not in output
+  assert "[10/10] report" in output and "[4/10]" not in output
   assert os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns == before
 
 
@@ -135,7 +141,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   for stage in ("validate", "report"):
     shutil.rmtree(moved / stage)
   output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *FEWER)))
-  assert "[5/8] validate" in output and "[4/8]" not in output
+  assert "[5/10] validate" in output and "[4/10]" not in output
   assert (moved / "done.json").exists()
   for file in ("validate/metrics.json", "pretrain/metrics.jsonl"):
     assert (moved / file).read_bytes() == (whole / file).read_bytes()

@@ -299,7 +299,7 @@ def test_another_format_and_type(run, pictures, tmp_path):
     assert file["layer_2"].shape[1:] == (2, 2, 32)
   facts = json.loads((workdir / "backbone.json").read_text())
   (workdir / "backbone.json").write_text(json.dumps({**facts, "step": 1}))
-  with pytest.raises(ValueError, match="the backbone was trained on"):
+  with pytest.raises(ValueError, match="was begun with another "):
     jobs.run(c, workdir, lambda done: False)
 
 

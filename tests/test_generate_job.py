@@ -185,6 +185,13 @@ def test_it_goes_on_where_it_stopped(made, done, tmp_path):
   before = (tmp_path / "parts" / parts[0]).stat().st_mtime_ns
   assert not go(c, tmp_path, lambda step: next(stops))
   assert (tmp_path / "parts" / parts[0]).stat().st_mtime_ns == before
+  # One video is of one setting; and what is no whole part is made anew.
+  for key, value in (("sampling__temperature", 0.0), ("new_frames", 3), ("rows", 2)):
+    other = config(made, **{**dict(new_frames=6, samples=2, sampling__seed=3, rows=4), key: value})
+    with pytest.raises(ValueError, match="was begun with another .* Use another --workdir"):
+      go(other, tmp_path)
+  first = tmp_path / "parts" / parts[1]
+  first.write_bytes(first.read_bytes()[:100])
   assert go(c, tmp_path)
   assert (tmp_path / "tokens.npy").read_bytes() == (done / "tokens.npy").read_bytes()
   with pytest.raises(ValueError, match="was made with another config"):

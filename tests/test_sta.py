@@ -110,6 +110,16 @@ def test_a_model_is_trained_through_and_goes_on_where_it_stopped(data, tmp_path)
   text = json.dumps(last)
   for term in ("nll", "anchor", "noun", "verb", "ttc", "proposal_recall"):
     assert term in text
+  # Another seed reads what the first made, and of other data it is refused.
+  again = {**keys, "inputs_from": str(tmp_path / "whole"), "seed": 1}
+  assert do(shrunk(sta_recipes.tuned("small"), data, **again), tmp_path / "second")
+  assert not (tmp_path / "second/inputs").exists()
+  assert (tmp_path / "second/results.json").read_text() != results[0]
+  with pytest.raises(ConfigError, match="of other data"):
+    do(shrunk(sta_recipes.tuned("small"), data, **again, **{"data.frames": 2}), tmp_path / "x")
+  next((tmp_path / "whole/inputs/train").iterdir()).unlink()
+  with pytest.raises(ConfigError, match="has not made all inputs"):
+    do(shrunk(sta_recipes.tuned("small"), data, **again), tmp_path / "y")
 
 
 def test_what_does_not_fit_is_told(data, tmp_path):

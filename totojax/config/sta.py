@@ -121,6 +121,7 @@ class Anticipating(Section):
   run: str = field("", "the job")
   seed: int = field(0, "of parameters and data", at_least=0, below=SEEDS)
   data: Data = field(Data(), "on what")
+  inputs_from: str = field("", "run of the same data and model whose inputs are read, not made")
   detector: Detector = field(Detector(), "what finds objects")
   train: labels.Epochs = field(
     labels.Epochs(epochs=20.0, batch_rows=32, score_rows=32),

@@ -25,6 +25,7 @@ def frozen(size: str = "full") -> ConfigDict:
     _shrink(c)
     c.probe.heads = 4
     c.optim.update(lr=1e-3, warmup_steps=50)
+    c.train.epochs = 6.0
   return c
 
 
@@ -53,7 +54,7 @@ def _shrink(c: ConfigDict) -> None:
     scored=96,
     detections=20,
   )
-  c.train.update(epochs=5.0, batch_rows=8, score_rows=16)
+  c.train.update(epochs=3.0, batch_rows=8, score_rows=16)
   c.every.update(log_steps=20, eval_steps=1000, checkpoint_steps=200)
 
 
@@ -84,6 +85,8 @@ def chain(argument: str = "") -> ConfigDict:
       names.append(f"{protocol}_{seed}" if seed else protocol)
       stages[names[-1]] = recipes.follower(first) if seed else first
       stages[names[-1]].seed = seed
+      if seed:
+        stages[names[-1]].inputs_from = f"{{workdir}}/{protocol}"
     if len(names) > 1:
       runs = tuple(f"{{workdir}}/{name}" for name in names)
       stages[f"{protocol}_seeds"] = roots.config("sta_seeds", runs=runs)

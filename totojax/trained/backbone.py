@@ -304,10 +304,11 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   if files.exists(path):
     first = files.read_json(path)
     # What is not in it was not kept then.
-    if first != {key: facts.get(key) for key in first}:
+    if other := [key for key in first if first[key] != facts.get(key)]:
+      then, now = ({key: kept.get(key) for key in other} for kept in (first, facts))
       raise ValueError(
-        f"{workdir} was begun with {first}, and now there is {facts}; the"
-        " backbone was trained on. Use another --workdir"
+        f"{workdir} was begun with another {', '.join(other)} ({then}, and now {now}), and what is"
+        " there stays as it is, --allow_changed_config or not. Use another --workdir"
       )
   elif jax.process_index() == 0:
     files.write_json(path, facts)

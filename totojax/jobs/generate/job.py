@@ -23,7 +23,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from totojax import jobs
+from totojax import jobs, storage
 from totojax.config import schema
 from totojax.config.generate import Generate
 from totojax.jobs.generate import measures, perceptual, prompts
@@ -90,6 +90,10 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   seen.check(clips)
   facts = {"model_run": str(source.path), "step": source.step, "tokenizer": tokenizer.fingerprint}
   same = {"digest": source.digest, "clips": prompts.digest(clips), "perceptual": seen.facts()}
+  # One video is of one setting, whatever its first part was made with.
+  kept = ("sampling", "window", "samples", "rows")
+  same |= {key: value for key, value in schema.to_dict(config).items() if key in kept}
+  same |= {"frames": {"given": amounts.given, "new": amounts.new}}
   backbone.begin(workdir, config, facts, **same)
   hosts.first(lambda: prompts.write_skipped(workdir, skipped))
   rows = _Rows.of(clips, amounts, config.samples)
@@ -146,6 +150,20 @@ def _part(workdir: epath.Path, group: int, frame: int) -> epath.Path:
   return workdir / "parts" / f"{group:05d}-{frame:06d}.npz"
 
 
+def _made(workdir: epath.Path, group: int, further: int) -> int:
+  """How many parts of a group are whole, up to the first that is not."""
+  for n in range(further):
+    path = _part(workdir, group, n)
+    if not files.exists(path):
+      return n
+    try:
+      files.read_npz(path)
+    except storage.Damage as error:
+      console.say(f"{error}; it is made anew")
+      return n
+  return further
+
+
 def _groups(rows: _Rows, config: Generate) -> list[slice]:
   return [slice(n, n + config.rows) for n in range(0, len(rows.clip_B), config.rows)]
 
@@ -175,12 +193,8 @@ def _make(
 ) -> bool:
   """Makes the frames that are not on disk; False when interrupted."""
   hosts.first(lambda: files.make_folder(workdir / "parts"))
-  there = {path.name for path in files.children(workdir / "parts")}
   groups = _groups(rows, config)
-  done = [
-    next(n for n in range(amounts.further + 1) if _part(workdir, group, n).name not in there)
-    for group in range(len(groups))
-  ]
+  done = [_made(workdir, group, amounts.further) for group in range(len(groups))]
   if jax.process_count() > 1:  # or one could see what another has just written
     done = multihost_utils.broadcast_one_to_all(np.array(done)).tolist()
   sizes = [len(rows.clip_B[some]) for some in groups]

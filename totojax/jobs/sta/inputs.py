@@ -10,17 +10,19 @@ Shapes: R records, O objects, T frames, H and W pixels, S pixels of a side.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 from totojax import jobs
-from totojax.config import sta as config_lib
+from totojax.config import schema, sta as config_lib
+from totojax.config.schema import ConfigError
 from totojax.data.pixels import augment
 from totojax.data.sources import sta as source
 from totojax.data.stream import labelled, rows as rows_lib
-from totojax.rundir import console, files
+from totojax.rundir import console, directory, files
 
 _RESAMPLE = "bicubic"  # as clips are made for training
 Arrays = dict[str, np.ndarray]
@@ -198,6 +200,15 @@ class Made:
   def parts(self) -> int:
     return -(-self.records // self.each)
 
+  def missing(self) -> list[int]:
+    """Files that are not made yet."""
+    there = {path.name for path in files.children(self.folder)}
+    return [part for part in range(self.parts) if self.path(part).name not in there]
+
+  @property
+  def is_whole(self) -> bool:
+    return files.exists(self.folder) and not self.missing()
+
   @functools.cached_property
   def _all(self) -> Arrays:
     parts = [files.read_npz(self.path(part)) for part in range(self.parts)]
@@ -239,8 +250,7 @@ def make(
     interrupted: whether to leave, by the number of files.
   """
   files.make_folder(made.folder)
-  there = {path.name for path in files.children(made.folder)}
-  missing = [part for part in range(made.parts) if made.path(part).name not in there]
+  missing = made.missing()
   if not missing:
     return True
   with console.phase("loading what encodes"):
@@ -262,6 +272,19 @@ def make(
       if interrupted(bar.done) and bar.done < made.parts:
         return False
   return True
+
+
+def check_same(run: epath.Path, data: config_lib.Data, facts: Mapping[str, Any]) -> None:
+  """Raises ConfigError unless `run` reads what a run of `data` and `facts` would make."""
+  kept = run / "backbone.json"
+  if not files.exists(kept):
+    raise ConfigError(f"inputs_from is {run}, which is no run of this job; name one, or none")
+  theirs = [directory.read_config(run)["data"], files.read_json(kept)]
+  if theirs != json.loads(json.dumps([schema.to_dict(data), facts])):
+    raise ConfigError(
+      f"inputs_from is {run}, which is of other data, or of another model; name one that differs in"
+      " its seed and training alone, or leave it ''"
+    )
 
 
 def identity(annotations: source.Annotations, queries: Sequence[Any]) -> Mapping[str, Any]:

@@ -92,10 +92,15 @@ def _run(
     f"data.{name}": inputs.identity(annotations[name], queries[name]) for name in queries
   }
   directory.begin(workdir, config, data=identities, **prepared.facts)
-  backbone.check_same({**prepared.facts, "data": identities}, workdir)
+  facts = {**prepared.facts, "data": identities}
+  backbone.check_same(facts, workdir)
+  folder = workdir
+  if config.inputs_from:
+    folder = epath.Path(config.inputs_from)
+    inputs.check_same(folder, config.data, facts)
   found = {}
   for name in queries:
-    one = _inputs(prepared, config, annotations[name], queries[name], name, workdir, interrupted)
+    one = _inputs(prepared, config, annotations[name], queries[name], name, folder, interrupted)
     if one is None:
       return False
     found[name] = one
@@ -113,16 +118,18 @@ def _inputs(
   annotations: Any,
   queries: Any,
   name: str,
-  workdir: epath.Path,
+  folder: epath.Path,
   interrupted: jobs.Interrupted,
 ) -> inputs.Inputs | None:
-  """The records of a split, with what is read of them made; None when interrupted."""
+  """The records of a split, with what is read of them made in `folder`; None when interrupted."""
   views = 2 if config.data.mirror and name == "train" and prepared.encode is not None else 1
   if prepared.encode is None:
     assert isinstance(config, sta.StaFrozen)
     read = functools.partial(_of_others, config.features, queries, prepared.task.batch_spec(1))
   else:
-    made = inputs.Made(workdir / "inputs" / name, prepared.each, len(queries) * views)
+    made = inputs.Made(folder / "inputs" / name, prepared.each, len(queries) * views)
+    if config.inputs_from and not made.is_whole:
+      raise ConfigError(f"inputs_from is {folder}, which has not made all inputs; finish it first")
     clip_px, still_px = prepared.sizes
     look = lambda query, mirrored: inputs.pixels(
       query, config.data, clip_px=clip_px, still_px=still_px, mirrored=mirrored

@@ -1,0 +1,75 @@
+"""The model that ships: a run like any other, whose card says what it is."""
+
+import json
+import pathlib
+
+from etils import epath
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import totojax
+from totojax import jobs, sharding
+from totojax.config import recipes
+from totojax.jobs.generate import prompts
+from totojax.rundir import directory
+from totojax.trained import backbone, shipped
+
+FOLDER = pathlib.Path(shipped.__file__).parent / "shipped"
+
+
+@pytest.fixture(scope="module", name="cache")
+def _cache(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp("cache")
+    patch.setenv("XDG_CACHE_HOME", str(folder))
+    yield folder
+
+
+def test_it_is_a_run_that_is_made_once(cache):
+  run = backbone.find("shipped")
+  assert cache in pathlib.Path(run.path).parents and directory.is_done(run.path)
+  before = (pathlib.Path(run.path) / "manifest.json").stat().st_mtime_ns
+  assert backbone.find("shipped").digest == run.digest
+  assert (pathlib.Path(run.path) / "manifest.json").stat().st_mtime_ns == before
+  params = backbone.read(run, run.model, sharding.layout(run.config.mesh))
+  stored = safetensors.numpy.load((FOLDER / "model.safetensors").read_bytes())
+  np.testing.assert_array_equal(params["embedding"], stored["model.embed_tokens.weight"])
+
+
+def test_one_that_was_cut_is_made_again(cache, monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  with monkeypatch.context() as patch:
+    patch.setattr("totojax.rundir.directory.mark_done", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      shipped.run()
+  assert not list((tmp_path / "totojax/models").iterdir())
+  assert directory.is_done(shipped.run())
+
+
+def test_it_is_small_and_its_card_says_what_it_is():
+  assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 6e6
+  card = (FOLDER / "README.md").read_text()
+  for word in ("configs/shipped.py", "seed", "nats per token", "tokenizer", "NASA", "CC0"):
+    assert word in card, word
+  assert json.loads((FOLDER / "config.json").read_text())["totojax"]["tokenizer"]
+
+
+def test_clips_are_drawn_where_none_is_named(cache):
+  run = backbone.find("shipped")
+  config = jobs.typed(recipes.generate("shipped").to_dict(), cache)
+  amounts = prompts.Amounts.of(config, run)
+  assert prompts.find(config, run, amounts, 32).drawn == 16
+  model = totojax.load("shipped")
+  first, second = (frames for _, frames in prompts.drawn(model, 4, 2, seed=1))
+  assert first.shape == (4, 32, 32, 3) and (first != second).any()
+
+
+@pytest.mark.slow
+def test_the_first_picture_takes_one_command(cache, tmp_path):
+  c = recipes.generate("shipped")
+  c.prompt.clips, c.new_frames, c.output.codec = 4, 4, ""
+  assert jobs.run(jobs.typed(c.to_dict(), tmp_path), epath.Path(tmp_path), lambda step: False)
+  metrics = json.loads((tmp_path / "gen.json").read_text())["metrics"]
+  assert metrics["model/loss"]["mean"] < metrics["copy/loss"]["mean"]
+  assert (tmp_path / "report.html").exists()
