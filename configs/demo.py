@@ -43,6 +43,7 @@ def get_config():
   probe.train.update(epochs=60.0, batch_rows=160, score_rows=200)
   probe.optim.update(lrs=(1e-2, 3e-2, 1e-1), weight_decays=(0.01, 3.0))
   stages.generate = small_runs.small_generate("shipped", "{workdir}/clips")
+  stages.generate.fitted_on = "{workdir}/shards/train"
   stages.generate.output.codec = ""  # an .mp4 needs PyAV
   c.order = (*c.order[:-1], "motion", "motion_shards", "probe", "generate", "report")
 

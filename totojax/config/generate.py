@@ -191,6 +191,7 @@ class Generate(Job):
   samples: int = field(1, "of each clip", at_least=1, at_most=MOST_SAMPLES)
   sampling: Sampling = field(Sampling(), "how a token is chosen")
   window: Window = field(Window(), "of longer videos")
+  fitted_on: str = field("", "store of tokens for copying and unigram; '': the run's training data")
   rows: int = field(32, "videos at a time, spread over the devices", at_least=1)
   perceptual: Perceptual = field(Perceptual(), "with networks that you have")
   output: Output = field(Output(), "what is drawn")

@@ -80,6 +80,8 @@ def run(config: Generate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   amounts = prompts.Amounts.of(config, source)
   size_px = source.model.spec.grid * tokenizer.factor
   clips_source = prompts.find(config, source, amounts, size_px)
+  if config.fitted_on:
+    backbone.open_tokens(source, config.fitted_on, "fitted_on")
   seen = perceptual.Perceptual(config, amounts, size_px=size_px)
   with console.phase(f"reading the parameters of {source.path}"):
     model = pretrained.load(source.path, tokenizer=config.tokenizer, depth=0)

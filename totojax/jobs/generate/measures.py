@@ -13,6 +13,7 @@ from etils import epath
 import numpy as np
 
 from totojax.config.generate import Generate
+from totojax.config.training import Share
 from totojax.data.pixels import movies
 from totojax.evals import continuations
 from totojax.jobs import stores, validate
@@ -66,7 +67,7 @@ def measure(
   table, drawn, notes = continuations.Table(), [], []
   known = [min(max(len(c.codes_NP) - amounts.context, 0), amounts.further) for c in clips]
   prompted = bool(config.prompt.pairs)  # of pictures, whose answers nobody knows
-  predictors = None if prompted else _predictors(model.run, notes)
+  predictors = None if prompted else _predictors(model.run, config.fitted_on, notes)
   answers = []
   files.make_folder(workdir / "videos")
   with console.tracking("measuring and drawing", unit="clips", total=len(clips)) as bar:
@@ -116,10 +117,19 @@ def _write_answers(frames: "_Frames", number: int, workdir: epath.Path) -> list[
   return names
 
 
-def _predictors(run: backbone.Trained, notes: list[str]) -> continuations.Predictors | None:
-  """Fitted on what a run was trained on, where that is tokens and at hand."""
+def _predictors(
+  run: backbone.Trained, path: str, notes: list[str]
+) -> continuations.Predictors | None:
+  """Fitted on a store, or on what a run was trained on, where that is tokens and at hand."""
   config, spec = run.config, run.model.spec
   try:
+    if path:
+      named = dataclasses.replace(
+        config.data, train={"fitted_on": Share(path, 1.0)}, encode_with=""
+      )
+      config = dataclasses.replace(config, data=named)
+    elif not config.data.train:
+      raise ValueError("it names no stores that it was trained on; name one with fitted_on")
     if config.data.encode_with:
       raise ValueError("it was trained on pixels, which it encoded itself")
     training = stores.open_sources(config, spec, pixels=False)

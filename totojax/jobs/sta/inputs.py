@@ -205,10 +205,6 @@ class Made:
     there = {path.name for path in files.children(self.folder)}
     return [part for part in range(self.parts) if self.path(part).name not in there]
 
-  @property
-  def is_whole(self) -> bool:
-    return files.exists(self.folder) and not self.missing()
-
   @functools.cached_property
   def _all(self) -> Arrays:
     parts = [files.read_npz(self.path(part)) for part in range(self.parts)]

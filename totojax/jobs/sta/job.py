@@ -128,7 +128,7 @@ def _inputs(
     read = functools.partial(_of_others, config.features, queries, prepared.task.batch_spec(1))
   else:
     made = inputs.Made(folder / "inputs" / name, prepared.each, len(queries) * views)
-    if config.inputs_from and not made.is_whole:
+    if config.inputs_from and made.missing():
       raise ConfigError(f"inputs_from is {folder}, which has not made all inputs; finish it first")
     clip_px, still_px = prepared.sizes
     look = lambda query, mirrored: inputs.pixels(
