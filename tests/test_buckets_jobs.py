@@ -78,7 +78,7 @@ def demo(place):
 @pytest.mark.slow
 def test_the_demo_runs_to_its_end(demo):
   stages = directory.read_config(demo)["order"]
-  assert len(stages) == 8 and all(directory.is_done(f"{demo}/{name}") for name in stages)
+  assert len(stages) == 10 and all(directory.is_done(f"{demo}/{name}") for name in stages)
   assert b"<svg" in files.read_bytes(epath.Path(demo) / "report" / "report.html")
 
 
