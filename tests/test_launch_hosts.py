@@ -447,7 +447,9 @@ def test_a_run_over_ssh_loses_a_process_and_goes_on(sshd, data, tmp_path):
   with subprocess.Popen(script, cwd=runs.ROOT, **pipes) as process:
     try:
       end = time.monotonic() + 400
-      while not reached(workdir, 22) and time.monotonic() < end and process.poll() is None:
+      kept = workdir / "checkpoints" / "20" / "commit_success.txt"  # the last that is written
+      while not (kept.exists() and reached(workdir, 22)):
+        assert time.monotonic() < end and process.poll() is None
         time.sleep(0.1)
       (pid,) = sshd.home.glob(".cache/totojax/launch/*/b/totojax.pid")
       os.kill(int(pid.read_text()), signal.SIGKILL)

@@ -116,7 +116,9 @@ def spaces(config: EnvConfig) -> tuple[Any, Any]:
     from gymnasium import spaces as theirs
   except ImportError:
     return action, parts
-  boxes = {k: theirs.Box(s.low, s.high, s.shape, s.dtype.type) for k, s in parts.items()}
+  boxes: dict[str, Any] = {
+    k: theirs.Box(s.low, s.high, s.shape, s.dtype.type) for k, s in parts.items()
+  }
   return theirs.Box(-1.0, 1.0, action.shape, np.float32), theirs.Dict(boxes)
 
 
@@ -130,4 +132,14 @@ def gymnasium_env(config: EnvConfig, gl: str = "") -> Any:
     import gymnasium
   except ImportError as error:
     raise ImportError("this needs gymnasium; install it with: pip install gymnasium") from error
-  return type("GymnasiumEnv", (Env, gymnasium.Env), {})(config, gl)
+
+  base: Any = gymnasium.Env
+
+  class GymnasiumEnv(Env, base):
+    """Both; `np_random` is gymnasium's own, and draws nothing here."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+      base.reset(self, seed=seed)
+      return Env.reset(self, seed=seed, options=options)
+
+  return GymnasiumEnv(config, gl)
