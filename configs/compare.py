@@ -69,15 +69,8 @@ def _job(encoders, probes):
 def _rendered():
   # Which way one object goes, which no single frame tells (configs/probe_learns.py).
   clips = pixel_recipes.render(train=2000, val=500)
-  clips.scene.update(
-    frames=8,
-    objects=1,
-    occluder_frac=0.0,
-    pan_frac=0.0,
-    motions=("right", "left", "up", "down"),
-    backgrounds=("plain",),
-    speed=(0.10, 0.15),
-  )
+  small_runs.one_way(clips)
+  clips.scene.update(frames=8, speed=(0.10, 0.15))
   c = small_runs.videos_to_report(clips, name="rendered", grid=4, batch=BATCH, steps=STEPS)
   tokens = 8 * 4**2
   stages = {name: c.stages[name] for name in ("clips", "shards", "pretrain")}

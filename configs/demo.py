@@ -5,11 +5,11 @@
 Renders clips of moving textured objects, turns them into tokens with the
 tokenizer that ships with the package, pre-trains a causal transformer of 1.3M
 parameters on them and validates it against honest baselines. Then the model that
-ships, which is the same after six times as many updates (configs/shipped.py), shows
-what comes of it: a probe of every layer finds the way in which an object goes, beside
-the untrained model, small pixels and the token histogram, and it goes on with the
-held-out clips. Writes runs/demo/report/report.html, which plays them. No network, no
-accelerator; what it takes and gives on 2 CPU cores is in docs/results.md.
+ships, as large and trained for six times as many updates (configs/shipped.py), goes on
+with the held-out clips, and a probe asks each of its layers which way an object goes,
+beside the untrained model, small pixels and the token histogram. Writes
+runs/demo/report/report.html, which plays the clips. No network, no accelerator; what
+it takes and gives on 2 CPU cores is in docs/results.md.
 
 Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.

@@ -11,6 +11,7 @@ import safetensors.numpy
 import totojax
 from totojax import jobs, sharding
 from totojax.config import recipes
+from totojax.config.schema import ConfigError
 from totojax.jobs.generate import prompts
 from totojax.rundir import directory
 from totojax.trained import backbone, shipped
@@ -46,6 +47,10 @@ def test_one_that_was_cut_is_made_again(cache, monkeypatch, tmp_path):
     with pytest.raises(ZeroDivisionError):
       shipped.run()
   assert not list((tmp_path / "totojax/models").iterdir())
+  with monkeypatch.context() as patch:
+    patch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="several processes cannot make it; on each host run"):
+      shipped.run()
   assert directory.is_done(shipped.run())
 
 

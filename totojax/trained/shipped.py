@@ -13,6 +13,7 @@ import tempfile
 from etils import epath
 
 from totojax.config.exchange import Importing
+from totojax.config.schema import ConfigError
 from totojax.rundir import directory, local
 
 NAME = "shipped"  # in place of a run directory
@@ -23,6 +24,7 @@ def run() -> epath.Path:
   """Its run directory, which is made where it is not there.
 
   Raises:
+    ConfigError: it is not there, and this is one of several processes.
     OSError: the user's cache cannot be written.
   """
   digest = hashlib.sha256((_FOLDER / "model.safetensors").read_bytes()).hexdigest()
@@ -33,8 +35,15 @@ def run() -> epath.Path:
 
 
 def _make(made: epath.Path) -> None:
+  import jax
+
   from totojax.trained import imported  # orbax takes its time
 
+  if jax.process_count() > 1:  # a checkpoint is written by all, and a cache is each host's own
+    raise ConfigError(
+      f"{made} is not there, and several processes cannot make it; on each host run once: python -c"
+      " \"import totojax; totojax.load('shipped')\""
+    )
   made.parent.mkdir(parents=True, exist_ok=True)
   aside = tempfile.mkdtemp(prefix=f"{made.name}.", dir=made.parent)
   try:
