@@ -304,7 +304,9 @@ def test_code_that_differs_has_another_digest(tmp_path):
 
 def test_a_lost_peer_is_told_whatever_was_being_done(monkeypatch):
   gloo = ValueError("UNKNOWN: Gloo AllGather failed: [pair.cc] Connection reset by peer")
-  error = checkpoint.CheckpointError("runs/a: could not be written. Free the disk")
+  error = checkpoint.CheckpointError(  # it repeats what it came of
+    f"runs/a: could not be written ({outages.brief(gloo)}). Free the disk"
+  )
   error.__cause__ = gloo
   damaged = checkpoint.Damaged("runs/a is damaged; remove this folder")
   damaged.__cause__ = jax.errors.JaxRuntimeError("UNAVAILABLE: Task 1 heartbeat timeout")
@@ -317,5 +319,6 @@ def test_a_lost_peer_is_told_whatever_was_being_done(monkeypatch):
     assert "disk" not in line and "damaged" not in line
     assert failures.status(one) == rundir.RESTART
   assert peers.loss(away) == "" and outages.is_away(away)
-  error.__cause__ = OSError(28, "No space left on device")
-  assert peers.loss(error) == "" and failures.status(error) == rundir.DISK
+  full = checkpoint.CheckpointError("runs/a: could not be written. Free the disk")
+  full.__cause__ = OSError(28, "No space left on device")
+  assert peers.loss(full) == "" and failures.status(full) == rundir.DISK

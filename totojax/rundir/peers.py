@@ -376,7 +376,8 @@ def loss(error: BaseException) -> str:
 
   if (distributed.global_state.num_processes or 1) == 1:
     return ""
-  for cause in outages.causes(error):
+  # The root first: what came of it says what it was for, and repeats its words.
+  for cause in reversed([*outages.causes(error)]):
     of_jax = type(cause).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if any(word in str(cause) for word in (_LOSS_OF_JAX if of_jax else _LOSS)):
       return lost(outages.brief(cause))
