@@ -113,7 +113,7 @@ def here(words: list[str], *, code: int = 0) -> str:
   with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
     try:
       arguments.parse(rest)
-      main._work(config.to_dict(), lambda step: False)
+      main.work(config.to_dict(), lambda step: False)
     except Exception as error:
       ended = ending(error)
     finally:

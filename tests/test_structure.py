@@ -45,6 +45,7 @@ RANKS = {
   "jobs": 5,
   "failures": 5.5,
   "main": 6,
+  "notebook": 6.5,
   "": 7,
 }
 ALONE = {"report": {"rundir.console", "rundir.files", "rundir.metrics"}}

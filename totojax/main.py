@@ -209,17 +209,17 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     if alone:
       jax.devices()
   if alone:
-    _work(values, interrupted)
+    work(values, interrupted)
     return
   from totojax.rundir import peers
 
   with console.watchdog.watched():
     where: dict[str, Any] = {name: flag.value for name, flag in several.items()}
     peers.join(**where)
-    _work(values, interrupted)
+    work(values, interrupted)
 
 
-def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
+def work(values: dict[str, Any], interrupted: jobs.Interrupted) -> None:
   """Runs the job of the config."""
   from totojax.rundir import directory, hosts, provenance
 

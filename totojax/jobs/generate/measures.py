@@ -129,15 +129,15 @@ def _predictors(
       )
       config = dataclasses.replace(config, data=named)
     elif not config.data.train:
-      raise ValueError("it names no stores that it was trained on; name one with fitted_on")
+      raise ValueError("the model names no stores that it was trained on; name one with fitted_on")
     if config.data.encode_with:
-      raise ValueError("it was trained on pixels, which it encoded itself")
+      raise ValueError("the model was trained on pixels, which it encoded itself")
     training = stores.open_sources(config, spec, pixels=False)
     parts = [validate.codes_of(one, spec) for one in training if one.store.manifest.kind == "video"]
     if not parts:
-      raise ValueError("it was trained on no videos")
+      raise ValueError("the model was trained on no videos")
   except (OSError, ValueError) as error:
-    notes.append(f"copying and unigram have no token loss: {run.path}: {error}")
+    notes.append(f"copying and unigram have no token loss: {error}")
     return None
   with console.phase("predictors without a network"):
     codes = np.concatenate(parts)
