@@ -243,7 +243,7 @@ SMOKE = {
   "quickstart": {"FIRST_OPTIONS": "--config.new_frames=2", "OPTIONS": None},
   "tokens": {"VIDEO": "my video.mp4", "FRAMES": 5, "SIZE_PX": 32},
   "generate": {"OPTIONS": "--config.prompt.clips=2 --config.new_frames=2", "LONGER": 9},
-  "probe": {"EACH": 5, "OPTIONS": "--config.train.epochs=2.0 --config.optim.lrs=(0.1,)"},
+  "probe": {"EACH": 5, "OPTIONS": "--config.train.epochs=2.0 --config.data.holdout_frac=0.25"},
   "scaling": {
     "OPTIONS": " ".join(
       [
@@ -258,6 +258,7 @@ SMOKE = {
           for key in (
             "model.depth=1",
             "train.total_tokens=8192.0",  # 4 updates
+            "optim.warmup_steps=1",
             "validation.rows=8",
             "every.eval_steps=1",
             "every.checkpoint_steps=4",
@@ -268,7 +269,7 @@ SMOKE = {
   },
 }
 GAVE = {
-  "quickstart": ("copy 5.", "image/png", "runs/quickstart/demo/report/report.html"),
+  "quickstart": ("(copy ", "image/png", "runs/quickstart/demo/report/report.html"),
   "tokens": ("psnr_db", "(5, 4, 4)", "(1, 2, 4, 4)"),
   "generate": ("nats per visual token", "webp", "(16, 32, 6, 128)"),
   "probe": ("histogram, frozen views: top-1", "image/png", "runs/probe/probe/report.html"),
