@@ -165,6 +165,8 @@ def test_a_wrong_command_is_one_line(_flags, words, told):
     notebook.run(*words)
   (line,) = caught.value._render_traceback_()
   assert line.startswith("totojax: ") and "Traceback" not in line
+  with pytest.raises((ValueError, OSError)):
+    notebook.run(*words, "--traceback")
 
 
 def test_a_command_forgets_the_flags_of_the_one_before(_flags, monkeypatch):
@@ -189,9 +191,10 @@ def test_the_first_interruption_asks_and_the_second_ends(_flags, monkeypatch):
       told.append("went on")
 
   monkeypatch.setattr("totojax.main.work", work)
-  for seed in (0, 1):
-    with pytest.raises(KeyboardInterrupt):
+  for seed, error in enumerate((notebook.Stopped, KeyboardInterrupt)):
+    with pytest.raises(KeyboardInterrupt) as caught:
       notebook.run("--config=configs/smoke.py", f"--config.seed={seed}")
+    assert caught.type is error
     assert signal.getsignal(signal.SIGINT) is before
   assert told == [False, True] * 2
 

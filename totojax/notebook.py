@@ -54,6 +54,13 @@ class Failed(Exception):
     return [str(self)]
 
 
+class Stopped(KeyboardInterrupt):
+  """A command that was asked to stop, and has saved."""
+
+  def _render_traceback_(self) -> list[str]:
+    return ["totojax: stopped; run the cell again to go on"]
+
+
 def load_ipython_extension(shell: Any) -> None:
   """Gives the notebook `%totojax`; called by `%load_ext totojax.notebook`."""
   shell.register_magic_function(lambda line: run(*shlex.split(line)), "line", "totojax")
@@ -66,7 +73,7 @@ def run(*words: str) -> None:
 
   Raises:
     Failed: it ended with an error that a user can mend, whose line this has.
-    KeyboardInterrupt: it was interrupted.
+    Stopped: it was interrupted and has saved; a plain KeyboardInterrupt: it could not.
   """
   console.before_jax()
   console.keep_compiled()
@@ -80,7 +87,7 @@ def run(*words: str) -> None:
       )
     _start(config.to_dict())
   except Exception as error:
-    if failures.status(error) == rundir.BUG:
+    if failures.status(error) == rundir.BUG or "--traceback" in words:
       raise
     raise Failed(failures.line(error)) from error
 
@@ -98,7 +105,7 @@ def _start(values: dict[str, Any]) -> None:
   with _interruptible() as interrupted:
     main.work(values, interrupted)
   if interrupted(0):
-    raise KeyboardInterrupt
+    raise Stopped
 
 
 @contextlib.contextmanager
