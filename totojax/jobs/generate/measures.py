@@ -20,7 +20,7 @@ from totojax.jobs import stores, validate
 from totojax.jobs.generate import perceptual as perceptual_lib, prompts
 from totojax.rundir import console, files
 from totojax.tokenizers import api
-from totojax.trained import backbone, model as pretrained
+from totojax.trained import model as pretrained, shipped
 
 _STRIP = 12  # frames of a strip
 _SEED = 0  # of what the unigram draws
@@ -67,7 +67,7 @@ def measure(
   table, drawn, notes = continuations.Table(), [], []
   known = [min(max(len(c.codes_NP) - amounts.context, 0), amounts.further) for c in clips]
   prompted = bool(config.prompt.pairs)  # of pictures, whose answers nobody knows
-  predictors = None if prompted else _predictors(model.run, config.fitted_on, notes)
+  predictors = None if prompted else _predictors(model, config, notes)
   answers = []
   files.make_folder(workdir / "videos")
   with console.tracking("measuring and drawing", unit="clips", total=len(clips)) as bar:
@@ -118,16 +118,22 @@ def _write_answers(frames: "_Frames", number: int, workdir: epath.Path) -> list[
 
 
 def _predictors(
-  run: backbone.Trained, path: str, notes: list[str]
+  model: pretrained.Pretrained, settings: Generate, notes: list[str]
 ) -> continuations.Predictors | None:
-  """Fitted on a store, or on what a run was trained on, where that is tokens and at hand."""
-  config, spec = run.config, run.model.spec
+  """Fitted on a store, or on what a run was trained on, where that is tokens and at hand.
+
+  Of the model that ships, and clips that are drawn, on others of them.
+  """
+  config, spec, path = model.run.config, model.run.model.spec, settings.fitted_on
+  fit = functools.partial(continuations.Predictors.fit, vocab=spec.vocab, codes=spec.codes)
   try:
+    named = path or settings.prompt.path or settings.prompt.store
+    if settings.model_run == shipped.NAME and not named:
+      with console.phase("predictors without a network, of further clips"):
+        return fit(prompts.drawn_codes(model))
     if path:
-      named = dataclasses.replace(
-        config.data, train={"fitted_on": Share(path, 1.0)}, encode_with=""
-      )
-      config = dataclasses.replace(config, data=named)
+      data = dataclasses.replace(config.data, train={"fitted_on": Share(path, 1.0)}, encode_with="")
+      config = dataclasses.replace(config, data=data)
     elif not config.data.train:
       raise ValueError("the model names no stores that it was trained on; name one with fitted_on")
     if config.data.encode_with:
@@ -140,8 +146,7 @@ def _predictors(
     notes.append(f"copying and unigram have no token loss: {error}")
     return None
   with console.phase("predictors without a network"):
-    codes = np.concatenate(parts)
-    return continuations.Predictors.fit(codes, vocab=spec.vocab, codes=spec.codes)
+    return fit(np.concatenate(parts))
 
 
 class _Tokens:

@@ -25,6 +25,7 @@ from totojax.trained import backbone, continued, model as pretrained, prompting,
 _STRIDE_FRAMES, _FPS = 4, 30.0  # section 3.4, where no training data say otherwise
 _AT_A_TIME = 32  # clips that are encoded
 _DRAWN, _DRAWN_SEED = 16, 20_250  # clips of the model that ships: how many, and their seed
+_FITTED, _FITTED_SEED = 400, 20_251  # others of them, for what needs no network
 _LEAST_DRAWN_PX = 8  # of a scene
 _STILL = 0.25  # of a clip's frames, equal to the one before: a line says so
 
@@ -259,6 +260,12 @@ def drawn(
     made = synthetic.render(scene, n)
     (frames_TSS3,) = model.fitted(made.frames_NHW3[None])
     yield f"{n}: {synthetic.SHAPES[made.shape]}, {synthetic.MOTIONS[made.motion]}", frames_TSS3
+
+
+def drawn_codes(model: pretrained.Pretrained) -> np.ndarray:
+  """Codes [R, N, P] of clips as `drawn` ones that are none of those that are continued."""
+  found = drawn(model, model.frames, _FITTED, seed=_FITTED_SEED)
+  return _whole(model, np.stack([frames_TSS3 for _, frames_TSS3 in found]), model.latents)
 
 
 def _whole(model: pretrained.Pretrained, clips_RTHW3: np.ndarray, latents: Any) -> np.ndarray:
