@@ -58,8 +58,10 @@ def row(stage: str = "", paper: object = "", what: str = "", why_not: str = "") 
   return miniature.Row(stage=stage, what=what, paper=str(paper), why_not=why_not)
 
 
-def part(name: str, title: str, about: str, **keys) -> dict[str, miniature.Part]:
-  return {name: miniature.Part(title, about, at_size=f"configs/paper/{name}.py", **keys)}
+def part(name: str, title: str, about: str, rows: Mapping, **keys) -> dict[str, miniature.Part]:
+  """A part by its name, which is that of the file that has it at the paper's size."""
+  keys |= {"rows": rows, "order": (*rows,), "at_size": f"configs/paper/{name}.py"}
+  return {name: miniature.Part(title, about, **keys)}
 
 
 def top1(table: str, **stages: str) -> dict[str, miniature.Row]:
@@ -269,8 +271,12 @@ def figures() -> dict[str, miniature.Part]:
     task, arm = rows_of("figure6")[panel]
     why = HOUR.format(f"configs/robots.py:task={task},arm={arm}")
     sixth[panel] = row(paper="a curve, no number", why_not=why)
+  peak = "a curve with its peak at about half of the depth"
   read_off = "{} of {:,} codes, {:,} 2-grams (read off)"
   return {
+    "figure1": miniature.Part(
+      "Figure 1", "the method", why_not="it draws the method, and has no result"
+    ),
     **part(
       "figure2",
       "Figure 2",
@@ -302,7 +308,7 @@ def figures() -> dict[str, miniature.Part]:
       "Figure 4",
       "attention probes of every layer",
       rows={
-        name: row(f"attention_{name}", f"a curve that peaks at layer {layer} (read off)")
+        name: row(f"attention_{name}", f"a curve with a peak at layer {layer} (read off)", "peak")
         for name, layer in rows_of("figure4").items()
       },
       differs=f"{IMAGENET}.",
@@ -311,7 +317,7 @@ def figures() -> dict[str, miniature.Part]:
       "figure5",
       "Figure 5",
       "masks over frames",
-      stages=("tracking",),
+      rows={"large": row("tracking", "pictures, no number", "large")},
       differs="Rendered scenes in place of DAVIS.",
     ),
     **part(
@@ -330,7 +336,12 @@ def figures() -> dict[str, miniature.Part]:
       "figure8",
       "Figure 8",
       "every layer by four tasks",
-      stages=("attention_large", "cross_large", "tracking", "robots_dagger"),
+      rows={
+        "images": row("attention_large", peak, "peak"),
+        "videos": row("cross_large", peak, "peak"),
+        "masks": row("tracking", peak, "large"),
+        "robots": row("robots_dagger", "violins, no number", "toto"),
+      },
       differs="As Figure 4 and Tables 16, 10 and 11; of robots one layer.",
     ),
     **part(
@@ -367,7 +378,12 @@ def figures() -> dict[str, miniature.Part]:
       "figure14",
       "Figure 14",
       "probes of every layer at two resolutions",
-      stages=("probe_16", "attention_16", "probe_32", "attention_32"),
+      rows={
+        "128, average": row("probe_16", "a curve", "peak"),
+        "128, attention": row("attention_16", f"at most {printed.TABLE_5[1]} % (read off)", "peak"),
+        "256, average": row("probe_32", "a curve", "peak"),
+        "256, attention": row("attention_32", "a curve", "peak"),
+      },
       differs="As Table 4, and its models.",
     ),
   }

@@ -38,6 +38,7 @@ class Part(Section):
   title: str = field("", "as the paper calls it")
   about: str = field("", "what it asks")
   rows: Mapping[str, Row] = field({}, "name -> numbers; {}: none are taken")
+  order: tuple[str, ...] = field((), "of the rows, as the page has them", once=True)
   stages: tuple[str, ...] = field((), "runs whose pages belong to it, beside those of rows")
   differs: str = field("", "what is not as in the paper, but for sizes")
   best: str = field("", "which row the paper argues for", choices=("", "highest", "lowest"))
@@ -45,6 +46,8 @@ class Part(Section):
   why_not: str = field("", "why it cannot be run in small; '': it can")
 
   def __post_init__(self):
+    if {*self.order} != {*self.rows}:
+      raise ConfigError(f"order is {self.order}; name each of {(*self.rows,)}")
     if bool(self.runs) == bool(self.why_not):
       raise ConfigError(
         f"a part has the runs {self.runs} and why_not {self.why_not!r}; name runs, or say why"
@@ -66,6 +69,11 @@ class Miniature(Job):
   """
 
   parts: Mapping[str, Part] = field({}, "name -> a table or figure")
+  order: tuple[str, ...] = field((), "of the parts, as the page has them", once=True)
+
+  def __post_init__(self):
+    if {*self.order} != {*self.parts}:
+      raise ConfigError(f"order is {self.order}; name each of {(*self.parts,)}")
 
 
 def chosen(argument: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
@@ -106,7 +114,7 @@ def chain(
       needed.add(stage)
       more += studies.reads(stages[stage].to_dict())
   kept = {name: stage for name, stage in stages.items() if name in needed}
-  kept[PAGE] = roots.config("miniature", parts=dict(parts))
+  kept[PAGE] = roots.config("miniature", parts=dict(parts), order=tuple(parts))
   c = recipes.chain(**kept)
   c.keep_going = True
   return c

@@ -78,8 +78,15 @@ def _percent(value: float, low: float | None, high: float | None) -> str:
 
 
 def _top1(folder: reading.RunFolder, what: str) -> Number:
-  """Of probes, joint training and fine-tuning: top-1 at the layer that a hold-out chose."""
+  """Of probes, joint training and fine-tuning: top-1 at the layer that a hold-out chose.
+
+  "peak": at the layer that is best on the held-out items, as figures show it.
+  """
   metrics = folder.json("metrics.json")
+  if what == "peak":
+    best = {key: metrics[f"trained/chosen_on_validation/{key}"] for key in ("layer", "top1")}
+    shown = f"a peak at layer {best['layer']}, {shares.percent(best['top1'], metrics['n'])}"
+    return Number(best["layer"], shown, f"{metrics['n']:,} items")
   keys = [key for key in metrics if key.endswith(_HOLDOUT)]
   # Fine-tuning has one layer, and holds none out.
   keys = keys or [key for key in metrics if key.endswith("/chosen_on_validation/top1")]
@@ -138,7 +145,7 @@ def _tracked(folder: reading.RunFolder, what: str) -> Number:
   facts = folder.json("metrics.json")
   row = _named(facts["rows"], what)
   value = row[facts["score"]]
-  shown = f"J&F {_percent(value, row.get('low'), row.get('high'))}"
+  shown = f"J&F {_percent(value, row.get('low'), row.get('high'))} at layer {row['layer']}"
   return Number(value, shown, f"{facts['sequences']} sequences")
 
 

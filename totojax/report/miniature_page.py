@@ -16,8 +16,8 @@ FAILURES = "failures.json"  # of the chain: stage -> why it failed
 CONFIG = "configs/paper/miniature.py"
 PAGES = "pages"  # of stages that have none of their own, below the page's folder
 _SIZES = (
-  "The sizes here are not the paper's: models, data and runs are thousands of times smaller, on"
-  " rendered pictures, so the numbers are not to be compared one by one."
+  "The sizes here are not the paper's: models, data and runs are far smaller, on rendered pictures,"
+  " so that a number of ours is not to be compared with the paper's beside it."
 )
 _NOT_YET = "not run yet"
 
@@ -29,17 +29,17 @@ def named(folder: reading.RunFolder) -> str:
 
 
 def _asked(folder: reading.RunFolder) -> tuple[reading.RunFolder, Mapping[str, Any], str]:
-  """The chain's folder, its parts, and how its folder is reached from the page."""
-  kept = folder.json("config.json")
+  """The chain's folder, its parts in order, and how its folder is reached from the page."""
+  kept, root, base = folder.json("config.json"), reading.RunFolder(folder.path.parent), ".."
   if kept.get("run") == "chain":
-    return folder, kept["stages"][named(folder)]["parts"], os.fspath(folder.path)
-  return reading.RunFolder(folder.path.parent), kept["parts"], ".."
+    kept, root, base = kept["stages"][named(folder)], folder, os.fspath(folder.path)
+  return root, {name: kept["parts"][name] for name in kept["order"]}, base
 
 
 def runs(part: Mapping[str, Any]) -> list[str]:
   """Stages of a part, each once."""
-  stages = [row["stage"] for row in part["rows"].values() if row["stage"]]
-  return list(dict.fromkeys([*stages, *part["stages"]]))
+  stages = [part["rows"][name]["stage"] for name in part["order"]]
+  return list(dict.fromkeys([*filter(None, stages), *part["stages"]]))
 
 
 def without_page(folder: reading.RunFolder) -> Iterator[str]:
@@ -59,7 +59,8 @@ def _numbers(
   """Row -> our number, or why there is none."""
   failed = reading.optional({}, root.json, FAILURES)
   out: dict[str, miniature_numbers.Number | str] = {}
-  for name, row in part["rows"].items():
+  for name in part["order"]:
+    row = part["rows"][name]
     stage = row["stage"]
     if not stage:
       out[name] = row["why_not"]
