@@ -79,10 +79,11 @@ def tables() -> dict[str, miniature.Part]:
   """The tables."""
   third, tokens = rows_of("table3"), printed.TABLE_2_TOKENS
   of_third = {"dvae16": "probe_16", "dvae32": "probe_32", "vqgan16k": "probe_f8"}
-  of_third |= {"patch": "probe_patch", "patch_dvae16": "probe_patch_dvae"}
-  no_small = "no codebook of this size ships that is not the one of dvae16"
+  files = "probes of models of patches read files of images, and the pictures here are stores"
+  no_third = {"patch": files, "patch_dvae16": files}
+  no_third["vqgan1k"] = "no other codebook of about 1,000 codes ships"
   third = {
-    key: row(of_third.get(key, ""), f"{one[2]} %", why_not="" if key in of_third else no_small)
+    key: row(of_third.get(key, ""), f"{one[2]} %", why_not=no_third.get(key, ""))
     for key, one in sorted(third.items(), key=lambda pair: pair[0] != "dvae16")
   }
   ego = dict(zip(("noun", "noun_verb", "noun_ttc", "overall"), rows_of("table9")["large"]))
@@ -440,10 +441,6 @@ def ablations(toto: Mapping[str, int]) -> dict:
     "im_f8": small.pretrained(toto, {"images_f8": 1.0}),
   }
   found["im_f8"].sequence.vocab = 4096
-  for name, tokenizer in {"patch": "", "patch_dvae": "shipped"}.items():
-    found[f"im_{name}"] = c = small.pretrained(toto, {"images": 1.0})
-    c.patches.update(inputs=True, targets=not tokenizer, decay=True, side_px=8)
-    c.data.encode_with = tokenizer
   # An eighth of the updates at a tenth of the rate, as table4.py has it.
   for name, rope_base in {"16to32": 10_000.0, "16to32_rope": 50_000.0}.items():
     found[f"im_{name}"] = c = small.pretrained(toto, {"images64_tokens": 1.0}, grid=8)
@@ -455,7 +452,7 @@ def ablations(toto: Mapping[str, int]) -> dict:
     found[f"im_{name}"] = c = small.pretrained(toto, {"images_tokens": 1.0})
     recipes.use(c, name, "tiny")
     c.model.update(sizes)
-  stores = {"32": "images64_tokens", "f8": "images_f8", "patch": "images", "patch_dvae": "images"}
+  stores = {"32": "images64_tokens", "f8": "images_f8"}
   stores |= dict.fromkeys(("16to32", "16to32_rope"), "images64_tokens")
   for name in [name.removeprefix("im_") for name in found]:
     store = stores.get(name, "images_tokens")
