@@ -10,12 +10,13 @@ those that do not read it are run; the next start tries it again.
 
 import time
 import traceback
+from typing import Any
 
 from etils import epath
 import jax
 
 from totojax import jobs, rundir
-from totojax.config import schema, studies
+from totojax.config import roots, studies
 from totojax.jobs import foresight
 from totojax.rundir import console, directory, files
 from totojax.storage import disks, outages
@@ -72,16 +73,16 @@ def _run(
   return jobs.run(directory.typed(config.stages[name], workdir), workdir / name, interrupted)
 
 
-def _is_page(stage: schema.Dataclass) -> bool:
+def _is_page(stage: Any) -> bool:
   """Whether a stage is made anew each time, of what is there."""
-  return not jobs.find(stage.run).kept
+  return not jobs.find(roots.job(stage)).kept
 
 
 class _NotMade(rundir.RunError):
   """What a stage reads was not made."""
 
 
-def _check_read(stage: schema.Dataclass, failed: dict[str, str]) -> None:
+def _check_read(stage: Any, failed: dict[str, str]) -> None:
   """Raises _NotMade where a stage reads one that failed; a page shows what there is."""
   if _is_page(stage):
     return
