@@ -21,7 +21,7 @@ def _shards(c):
 
 
 def _pretrain(c):
-  batch = 2 * c.sequence.context
+  batch = 8 * c.sequence.context  # of eight devices
   c.train.update(batch_tokens=batch, total_tokens=float(4 * batch))
   c.optim.warmup_steps = 1
   c.validation.rows = 8
@@ -45,7 +45,8 @@ def _world(c):
     c.amount.val = 3
     c.scene.update(width_px=64, height_px=64, frames=4)
   else:
-    c.amount.update(train=24, val=12)
+    train = 400 if c.output.format == "cater" else 24  # of each of 36 classes some
+    c.amount.update(train=train, val=12)
 
 
 def _track(c):
