@@ -13,6 +13,7 @@ from totojax.report import layer_sections, model_sections, page, reading, shares
 from totojax.rundir import console
 
 _HOLDOUT = f"/{layer_sections.HOLDOUT}/top1"
+_NO_MODELS = {"copy", "pixels", "histogram", "blind", "state", "last seen", "frequent", "chance"}
 _FRAMES = {"first token": (0, 1), "first frame": (0, None), "second frame": (1, None)}
 
 
@@ -48,8 +49,13 @@ def read(root: reading.RunFolder, stage: str, what: str) -> Number:
     raise reading.Missing(f"{stage} has no number {what!r}") from error
 
 
-def size(root: reading.RunFolder, stage: str) -> str:
-  """How large the model behind a number is, and on how many tokens it was trained; "": unknown."""
+def size(root: reading.RunFolder, stage: str, what: str) -> str:
+  """How large the model behind a number is, and on how many tokens it was trained.
+
+  "" where it is not known, and of a number that is of no model.
+  """
+  if what in _NO_MODELS:
+    return ""
   kept = reading.optional({}, root.json, f"{stage}/config.json")
   run = stage if kept.get("run") == "pretrain" else kept.get("model_run")
   for encoder in (kept.get("encoders") or {}).values():
@@ -145,7 +151,8 @@ def _tracked(folder: reading.RunFolder, what: str) -> Number:
   facts = folder.json("metrics.json")
   row = _named(facts["rows"], what)
   value = row[facts["score"]]
-  shown = f"J&F {_percent(value, row.get('low'), row.get('high'))} at layer {row['layer']}"
+  shown = f"J&F {_percent(value, row.get('low'), row.get('high'))}"
+  shown += f" at layer {row['layer']}" if row["last_layer"] else ""
   return Number(value, shown, f"{facts['sequences']} sequences")
 
 
@@ -182,7 +189,8 @@ def _optimum(folder: reading.RunFolder, what: str) -> Number:
   rows = [row for row in folder.records("optima.csv") if row["parametrisation"] == "mup"]
   row = _named(rows, what, "model")
   value = float(row["log2_lr"] or row["grid"])
-  ends = f" (2^{float(row['low']):.1f} to 2^{float(row['high']):.1f})" if row["low"] else ""
+  low, high = (float(row[end] or "nan") for end in ("low", "high"))
+  ends = f" (2^{low:.1f} to 2^{high:.1f})" if np.isfinite([low, high]).all() else ""
   return Number(value, f"2^{value:.1f}{ends}", f"{row['seeds']} seeds")
 
 

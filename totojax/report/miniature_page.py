@@ -103,7 +103,7 @@ def line(root: reading.RunFolder, part: Mapping[str, Any]) -> str:
     return f"No number of ours: {next(iter(numbers.values()))}."
   name, one = there[0]
   row = part["rows"][name]
-  of = ", ".join(filter(None, (one.n, miniature_numbers.size(root, row["stage"]))))
+  of = ", ".join(filter(None, (one.n, miniature_numbers.size(root, row["stage"], row["what"]))))
   said = f"{name}: ours {one.shown}{f' ({of})' if of else ''}"
   said += f"; the paper's {row['paper']}" if row["paper"] else "; the paper prints no number"
   if part["best"] and len(there) > 1:
@@ -167,7 +167,7 @@ def _table(root: reading.RunFolder, part: Mapping[str, Any]) -> str:
     if isinstance(one, str):
       lines.append((name, one, "-", "-", paper))
     else:
-      size = miniature_numbers.size(root, row["stage"]) or "-"
+      size = miniature_numbers.size(root, row["stage"], row["what"]) or "-"
       lines.append((name, one.shown, one.n or "-", size, paper))
   head = ("row", "ours, in small (95 %)", "of", "model", "the paper's, at its size")
   return page.table(head, lines, words=5)
