@@ -350,8 +350,7 @@ def figures() -> dict[str, miniature.Part]:
       "Figure 9",
       "loss over compute",
       rows={"law": row("law", f"exponent -{law.b}: L(C) = {law.a} C^-{law.b}")},
-      differs="Six models of one depth on clips, over two decades of compute, where the clips' own"
-      " entropy is in sight.",
+      differs="Six models of one depth, on clips alone, each with one length of training.",
     ),
     **part(
       "figure10",

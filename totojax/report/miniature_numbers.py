@@ -79,8 +79,9 @@ def _name(path: str) -> str:
 
 
 def _percent(value: float, low: float | None, high: float | None) -> str:
-  ends = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-  return f"{100 * value:.1f} %{ends}"
+  if low is None or high is None:
+    return f"{100 * value:.1f} %"
+  return f"{100 * value:.1f} % ({100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f})"
 
 
 def _top1(folder: reading.RunFolder, what: str) -> Number:
