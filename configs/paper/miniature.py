@@ -35,6 +35,7 @@ IMAGENET = "rendered pictures of five shapes in place of ImageNet-1k"
 KINETICS = "rendered clips in which a thing goes one of four ways in place of Kinetics-400"
 HOUR = "left out of the miniature for its time; run {}"
 WIDTHS = dict(a1=32, a2=48, a3=64, a4=96, a5=128, a6=160)  # one depth: 4
+UNTRAINED = "the model of 16, untrained, average"  # a row that the paper has not
 RATES = (-8.0, -7.0, -6.0, -5.0, -4.0)
 
 
@@ -122,7 +123,7 @@ def tables() -> dict[str, miniature.Part]:
       "table3",
       "Table 3",
       "what is read and what is predicted",
-      rows=third,
+      rows=third | {UNTRAINED: row("probe_16", "", "untrained")},
       best="highest",
       differs=f"{IMAGENET}; the row vqgan16k has 4,096 finite scalars of a larger tokenizer, and"
       " probes see the same pixels in every epoch. The layer is chosen on a hold-out, not the 9th.",
@@ -149,7 +150,8 @@ def tables() -> dict[str, miniature.Part]:
       rows={
         pool: row(stage, f"{beside('paper/table5').TOP1[pool]} %")
         for pool, stage in {"attention": "attention_16", "average": "probe_16"}.items()
-      },
+      }
+      | {UNTRAINED: row("probe_16", "", "untrained")},
       best="highest",
       differs=f"{IMAGENET}.",
     ),
@@ -157,7 +159,8 @@ def tables() -> dict[str, miniature.Part]:
       "table6",
       "Table 6",
       "LLaMA, GPT-2 and Mamba",
-      rows=top1("table6", _llama="probe_16", _gpt2="probe_gpt2", _mamba="probe_mamba"),
+      rows=top1("table6", _llama="probe_16", _gpt2="probe_gpt2", _mamba="probe_mamba")
+      | {UNTRAINED: row("probe_16", "", "untrained")},
       best="highest",
       differs=f"{IMAGENET}; all have one rate, which was chosen for LLaMA.",
     ),

@@ -90,16 +90,19 @@ def _top1(folder: reading.RunFolder, what: str) -> Number:
   "peak": at the layer that is best on the held-out items, as figures show it.
   """
   metrics = folder.json("metrics.json")
+  items = f"{metrics['n']:,} items"
+  if "majority_top1" in metrics:
+    items += f", the largest class {100 * metrics['majority_top1']:.1f} %"
   if what == "peak":
     best = {key: metrics[f"trained/chosen_on_validation/{key}"] for key in ("layer", "top1")}
     shown = f"a peak at layer {best['layer']}, {shares.percent(best['top1'], metrics['n'])}"
-    return Number(best["layer"], shown, f"{metrics['n']:,} items")
+    return Number(best["layer"], shown, items)
   keys = [key for key in metrics if key.endswith(_HOLDOUT)]
   # Fine-tuning has one layer, and holds none out.
   keys = keys or [key for key in metrics if key.endswith("/chosen_on_validation/top1")]
   key = next(key for key in keys if not what or key.partition("/")[0] == what)
   value, n = metrics[key], metrics["n"]
-  return Number(value, shares.percent(value, n), f"{n:,} items")
+  return Number(value, shares.percent(value, n), items)
 
 
 def _loss(folder: reading.RunFolder, what: str) -> Number:
