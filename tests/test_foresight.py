@@ -27,7 +27,7 @@ def look(config, workdir="/none/run"):
 CHAINS = ["demo.py", "mup_sweep.py", "scaling.py", "token_study.py", "probe_learns.py", "clips.py"]
 CHAINS += ["compare.py", "mup_search.py:tied", "mup_search.py:untied,check"]
 CHAINS += ["cater.py", "cater.py:seeds=2", "track_learns.py", "robots.py", "robots.py:task=cabinet"]
-CHAINS += ["shipped.py"]
+CHAINS += ["shipped.py", "paper/miniature.py"]
 CHAINS += ["ego4d_world.py", "ego4d_world.py:root=WORLD,model=RUN,protocol=frozen"]
 CHAINS += ["tokenizer.py:32", "tokenizer.py:video", "tokenizer.py:f8,VIDEOS"]
 

@@ -44,6 +44,7 @@ ROOTS: Mapping[str, str] = {
   "scaling": "studies:ScalingJob",
   "token_study": "studies:TokenStudyJob",
   "curves": "studies:CurvesJob",
+  "miniature": "miniature:Miniature",
   "bench": "bench:BenchJob",
   "report": "studies:Report",
   "chain": "studies:Chain",

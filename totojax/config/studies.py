@@ -1,7 +1,8 @@
 """Config keys of studies: what is made of, or trained as, several runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
+import re
 from typing import Any
 
 from totojax.config import model as models, pretrain as pretrain_config, schema
@@ -10,6 +11,8 @@ from totojax.config.schema import ConfigError, field, Job, Section, section, SEE
 PARAMETRISATIONS = ("mup", "standard")
 KINDS = (*PARAMETRISATIONS, "muon")  # µP with Muon in place of AdamW
 OCTAVES = tuple(float(x) for x in range(-12, -2))
+# What a value of a chain's stage reads: "{workdir}/NAME", or "{workdir}/NAME@STEP".
+STAGE = re.compile(r"\{workdir\}/([^/@]+)")
 # Name -> keys of `pretrain.model` that it replaces, of any architecture.
 Sizes = Mapping[str, Any]
 
@@ -251,11 +254,16 @@ class Chain(Job):
   """`run = "chain"`: stages, each a run of its own, one after the other.
 
   `roots.read` types the stages, each by its own key `run`.
+
+  Attributes:
+    keep_going: whether a stage that fails ends only those that read it. The chain
+      is not finished then; pages are made anew after every stage, to show how far it is.
   """
 
   order: tuple[str, ...] = field((), "names of stages, as they are run")
   stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
   data: ChainData | None = field(None, "what stages share", optional=True)
+  keep_going: bool | None = field(None, "go on where a stage fails", optional=True)
 
   def __post_init__(self):
     order = list(self.order)
@@ -263,3 +271,15 @@ class Chain(Job):
       raise ConfigError(
         f"order names {order}, and stages has {sorted(self.stages)}; name some of these, each once"
       )
+
+
+def reads(values: Any) -> Iterator[str]:
+  """Names of the stages that a stage of a chain reads, some of them more than once.
+
+  `values`: its config, nested mappings.
+  """
+  if isinstance(values, str):
+    yield from STAGE.findall(values)
+  elif isinstance(values, Mapping | tuple | list):
+    for value in values.values() if isinstance(values, Mapping) else values:
+      yield from reads(value)

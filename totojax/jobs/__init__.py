@@ -87,6 +87,7 @@ JOBS: Mapping[str, Job] = {
   "sweep": Job("sweep.job:run", shared=True),
   "scaling": Job("scaling:run"),
   "curves": Job("curves:run"),
+  "miniature": Job("miniature:run", kept=False),
   "token_study": Job("token_study:run"),
   # PyTorch is measured beside JAX and needs its part of a GPU's memory.
   "bench": Job("bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),

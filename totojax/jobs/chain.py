@@ -4,17 +4,24 @@ A stage is a whole config (with its own key `run`) under `config.stages`, and
 lives in the folder of its name. "{workdir}" in a value is the chain's folder,
 wherever that is, so that one stage can read what another wrote, also after the
 chain was moved. A finished stage is not run again; one that was cut goes on
-where it stopped.
+where it stopped. With `keep_going` one that fails is noted in failures.json, and
+those that do not read it are run; the next start tries it again.
 """
 
 import time
+import traceback
+from typing import Any
 
 from etils import epath
+import jax
 
-from totojax import jobs
-from totojax.config import studies
+from totojax import jobs, rundir
+from totojax.config import roots, studies
 from totojax.jobs import foresight
-from totojax.rundir import console, directory
+from totojax.rundir import console, directory, files
+from totojax.storage import disks, outages
+
+FAILURES = "failures.json"  # stage -> why it failed, or what it reads that did
 
 
 def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -22,23 +29,96 @@ def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupte
 
   Raises:
     ConfigError: its stages do not fit each other; none was begun.
+    rundir.RunError: with `keep_going`, when all others are done: stages failed.
   """
   foresight.check(config, workdir)
   directory.begin(workdir, config)
+  failed: dict[str, str] = {}
+  changed = False  # whether pages show less than there is
   for number, name in enumerate(config.order, 1):
-    folder = workdir / name
-    if directory.is_done(folder):
+    folder, is_page = workdir / name, _is_page(config.stages[name])
+    if directory.is_done(folder) and not (is_page and changed):
       continue
     place = f"[{number}/{len(config.order)}] {name}"
     console.say(place)
     begin = time.monotonic()
-    stage = directory.typed(config.stages[name], workdir)
-    if not jobs.run(stage, folder, interrupted):
-      return False
-    seconds = time.monotonic() - begin
-    directory.mark_done(folder, seconds)
-    console.say(f"{place}: {console.duration(seconds)}")
+    try:
+      _check_read(config.stages[name], failed)
+      if not _run(config, name, workdir, interrupted):
+        return False
+    except Exception as error:
+      if not config.keep_going or _ends_all(error):
+        raise
+      failed[name] = _told(error)
+      console.say(f"{place} failed: {failed[name]}; the stages that do not read it go on")
+    else:
+      seconds = time.monotonic() - begin
+      directory.mark_done(folder, seconds)
+      console.say(f"{place}: {console.duration(seconds)}")
+    changed = changed or not is_page
+    if config.keep_going and not is_page:
+      _show(config, workdir, failed, interrupted)
+  if failed:
+    raise rundir.RunError(
+      f"{len(failed)} of {len(config.order)} stages are not done: {', '.join(failed)}"
+      f" ({workdir / FAILURES} has the reasons); run the same command again to try them again"
+    )
   return True
+
+
+def _run(
+  config: studies.Chain, name: str, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> bool:
+  """Runs a stage; whether it is finished."""
+  return jobs.run(directory.typed(config.stages[name], workdir), workdir / name, interrupted)
+
+
+def _is_page(stage: Any) -> bool:
+  """Whether a stage is made anew each time, of what is there."""
+  return not jobs.find(roots.job(stage)).kept
+
+
+class _NotMade(rundir.RunError):
+  """What a stage reads was not made."""
+
+
+def _check_read(stage: Any, failed: dict[str, str]) -> None:
+  """Raises _NotMade where a stage reads one that failed; a page shows what there is."""
+  if _is_page(stage):
+    return
+  for name in studies.reads(directory.written(stage)):
+    if name in failed:
+      raise _NotMade(f"it reads {name}, which failed")
+
+
+def _ends_all(error: Exception) -> bool:
+  """Whether no other stage would fare better: the disk, storage, or another process."""
+  lost = rundir.Lost, rundir.PeerLost, rundir.InUse
+  away = isinstance(error, lost) or outages.is_away(error) or disks.number(error) is not None
+  return away or jax.process_count() > 1  # the others do not know of it
+
+
+def _told(error: Exception) -> str:
+  """One line; of what nobody foresaw the traceback is printed."""
+  if isinstance(error, jobs.ERRORS):
+    return outages.brief(error)
+  traceback.print_exception(error)
+  return f"{type(error).__name__}: {outages.brief(error)}"
+
+
+def _show(
+  config: studies.Chain, workdir: epath.Path, failed: dict[str, str], interrupted: jobs.Interrupted
+) -> None:
+  """Makes the pages of a chain that is on its way, before it comes to them."""
+  files.write_json(workdir / FAILURES, failed)
+  for name in config.order:
+    if _is_page(config.stages[name]):
+      try:
+        _run(config, name, workdir, interrupted)
+      except Exception as error:
+        if _ends_all(error):
+          raise
+        _told(error)  # when its turn comes it fails
 
 
 def check(workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool) -> epath.Path:
@@ -53,6 +133,8 @@ def check(workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool)
   workdir = epath.Path(workdir)
   for number, name in enumerate(config.order):
     folder, stage = workdir / name, config.stages[name]
+    if config.keep_going and _is_page(stage):
+      continue  # its config may change: it is made anew
     if not directory.is_done(folder):
       directory.check_config(folder, stage, allow_change=allow_change)
       continue

@@ -8,7 +8,6 @@ stage that reads it.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import os
-import re
 from typing import Any
 
 from etils import epath
@@ -36,7 +35,6 @@ from totojax.tokenizers import weights
 from totojax.trained import backbone
 
 SPLITS = ("train", "val")
-_STAGE = re.compile(re.escape(directory.WORKDIR) + r"/([^/]+)")
 _FLAG = "--config.STAGE."  # in a reason, of its own stage
 _RECORDS = manifests.Shard("", 1, "", "")  # of a store that will have some
 
@@ -118,7 +116,7 @@ def _misplaced(config: studies.Chain, workdir: epath.Path, number: int) -> Itera
   seen = set()
   for key, value in values.items():
     for text in value if isinstance(value, list) else [value]:
-      seen |= {(name, key) for name in _STAGE.findall(text if isinstance(text, str) else "")}
+      seen |= {(name, key) for name in studies.STAGE.findall(text if isinstance(text, str) else "")}
   for name, key in sorted(seen):
     if name in config.order[:number] or directory.is_done(workdir / name):
       continue

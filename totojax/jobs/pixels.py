@@ -55,10 +55,11 @@ def render(
       )
 
     manifest = fill.manifest(
+      **({"kind": "image"} if scene.frames == 1 else {}),
       frames=scene.frames,
       size_px=scene.size_px,
-      stride_frames=1,
-      fps=30.0,
+      stride_frames=int(scene.frames > 1),
+      fps=30.0 * (scene.frames > 1),
       crops=1,
       labels=True,
       classes=synthetic.classes(amount.label, scene.moves),

@@ -12,6 +12,7 @@ from totojax.report import (
   feature_sections,
   frame,
   layer_sections,
+  miniature_page,
   model_sections,
   page,
   plan_page,
@@ -56,6 +57,7 @@ KINDS: Mapping[str, frame.Kind] = {
   "clone": robot_sections.CLONE,
   "plan": plan_page.PAGE,
   "audit": audit_page.PAGE,
+  "miniature": miniature_page.PAGE,
 }
 _IN_CHAIN = {"pretrain", "validate", "generate", "probe", "probe_seeds", "knn"}  # `report.SECTIONS`
 
@@ -74,7 +76,7 @@ def of(folder: reading.RunFolder) -> frame.Kind:
     raise reading.Absent("config.json")
   job = folder.json("config.json").get("run", "?")
   if job == "chain":
-    return chain(folder)
+    return miniature_page.PAGE if miniature_page.named(folder) else chain(folder)
   return KINDS.get(job) or frame.Kind(str(job), _nothing, (("Numbers", _numbers),))
 
 
