@@ -13,7 +13,7 @@ curve, `clone/report.html` the table. After the colon, KEY=VALUE with commas bet
   task    pick or cabinet (pick)
   arm     panda or iiwa (panda)
   seeds   runs of each row of DAgger (3)
-  spread  of where things are at first, 0 to 1 (0.5)
+  spread  of where things are at first, 0 to 1 (1)
 
 Another encoder: --config.stages.dagger.encoders.NAME... is not a flag; write a file that
 starts from this one. Rates, sizes and epochs are chosen, not tuned.

@@ -254,3 +254,23 @@ def test_what_cannot_be_cloned_is_told(recorded, tmp_path):
     c["data"] |= changes["data"]
     with pytest.raises(ValueError, match=told):
       clone.cloned(roots.read(c), None, epath.Path(tmp_path / "out"), lambda done: False)
+
+
+@pytest.mark.parametrize("side, grid", ((1, 4), (2, 4), (3, 4), (2, 5), (4, 4)))
+def test_regions_are_those_of_adaptive_average_pooling(side, grid):
+  torch = pytest.importorskip("torch")
+  x_LBTD = np.random.default_rng(0).normal(size=(2, 3, grid**2, 5)).astype(np.float32)
+  found = views.pooled(x_LBTD, side, grid=0)
+  maps = torch.from_numpy(x_LBTD.reshape(6, grid, grid, 5)).permute(0, 3, 1, 2)
+  theirs = torch.nn.functional.adaptive_avg_pool2d(maps, side).permute(0, 2, 3, 1)
+  np.testing.assert_allclose(found, theirs.reshape(2, 3, -1).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_regions_of_what_is_no_map_are_told():
+  x_LBTD = np.arange(32, dtype=np.float32).reshape(1, 2, 8, 2)
+  two = views.pooled(x_LBTD, 2, grid=2)  # two maps of 2 x 2: their mean
+  np.testing.assert_array_equal(two[0, 0], (x_LBTD[0, 0, :4] + x_LBTD[0, 0, 4:]).reshape(-1) / 2)
+  assert views.pooled(x_LBTD[:, :, :1], 2, grid=0).shape == (1, 2, 2)  # a vector has no places
+  for side, grid in ((3, 2), (2, 0), (2, 3)):
+    with pytest.raises(ValueError, match=f"view.pool_side is {side}"):
+      views.pooled(x_LBTD[:, :, :7] if grid == 0 else x_LBTD, side, grid=grid)

@@ -59,10 +59,14 @@ class CameraView(Section):
       lower edge as RPT does; 0: the largest in its centre.
     start: what a sequence of one of our models begins with: "video" is a clip of
       one frame, as models of videos know frames.
+    pool_side: an encoder's tokens of a frame are averaged over so many regions of a
+      side (adaptive average pooling), whose means stand side by side: where things
+      are is then told. 1: over the whole frame.
   """
 
   crop_px: int = field(0, "of a square at the lower edge; 0: none", "RPT: 448", at_least=0)
   start: str = field("video", "of our models", "[gap]", choices=("image", "video"))
+  pool_side: int = field(1, "regions of a side, average pool", "section 4.6", at_least=1)
   rows: int = field(32, "frames of a forward pass", at_least=1)
 
 

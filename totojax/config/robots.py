@@ -12,7 +12,7 @@ from totojax.config.schema import ConfigError
 FRAMES, SIZE_PX, TOKENIZER = cater.FRAMES, cater.SIZE_PX, cater.TOKENIZER
 STATE = ("observation.environment_state",)
 # Steps of an episode that experts do not need all of.
-STEPS = {"pick": 200, "cabinet": 200}
+STEPS = {"pick": 120, "cabinet": 120}
 
 
 def env(task: str, arm: str, **keys: Any) -> robot_envs.EnvConfig:
@@ -26,7 +26,7 @@ def chain(argument: str = "") -> ConfigDict:
   Raises:
     ConfigError: the argument has another key.
   """
-  words = small_runs.words(argument, arm="panda", task="pick", seeds="3", spread="0.5")
+  words = small_runs.words(argument, arm="panda", task="pick", seeds="3", spread="1")
   try:
     spread = float(words["spread"])
   except ValueError:
@@ -54,6 +54,7 @@ def chain(argument: str = "") -> ConfigDict:
   # Of a model of this size, features of frames differ little from each other.
   for name in ("clone", "dagger"):
     stages[name].head.standardise = True
+    stages[name].view.pool_side = 4  # over a whole frame they do not tell where things are
   return recipes.chain(**stages)
 
 

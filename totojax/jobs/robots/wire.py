@@ -144,11 +144,3 @@ def parse_action(body: bytes) -> Action:
 def passed(one: Frame) -> bytes:
   """The message that a frame was passed over."""
   return message(PASSED, _PASSED.pack(one.number, one.time))
-
-
-def parse_passed(body: bytes) -> tuple[int, int]:
-  """(number, time) of a frame that was passed over; raises Wrong."""
-  if len(body) != _PASSED.size:
-    raise Wrong(f"a PASSED has {len(body)} bytes")
-  number, time = _PASSED.unpack(body)
-  return number, time
