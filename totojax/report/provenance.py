@@ -187,7 +187,11 @@ def _date(folder: reading.RunFolder, manifest: Mapping[str, Any]) -> str:
 def _machine(manifest: Mapping[str, Any]) -> str:
   parts = []
   if machine := manifest.get("machine"):
-    parts += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
+    parts += [
+      machine["cpu"],
+      f"{machine['cores']} core{'' if machine['cores'] == 1 else 's'}",
+      machine["system"],
+    ]
   if devices := manifest.get("devices"):
     parts.append(f"{devices['count']} x {devices['kind']}")
   if manifest.get("processes", 1) > 1:
