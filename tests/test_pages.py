@@ -110,6 +110,32 @@ def test_stages_and_single_runs_have_pages(chain, tmp_path, undrawn):
     kinds.of(reading.RunFolder(tmp_path / "empty"))
 
 
+def test_every_run_has_a_verdict(chain, tmp_path, undrawn):
+  """Also one that is not finished, and one that keeps a plan and is none."""
+  del undrawn
+  for job, files_of, words in (
+    ("clone", {}, "The run is not finished."),
+    ("tokenize", {"plan.json": "{}", "done.json": "{}"}, "tokenize is finished."),
+  ):
+    folder = tmp_path / job
+    folder.mkdir()
+    for name, content in {"config.json": json.dumps({"run": job}), **files_of}.items():
+      (folder / name).write_text(content)
+    html = read(folder, tmp_path / "page")
+    assert html.count('<p class="verdict') == 1 and words in html, job
+    assert html.count("metrics.json is missing") <= 1  # one line a reason
+  # Of a chain without validation: its last stage says it.
+  other = shutil.copytree(chain, tmp_path / "chain")
+  shutil.rmtree(other / "validate")
+  config = json.loads((other / "config.json").read_text())
+  config["order"] = [*(x for x in config["order"] if x != "validate"), "robot"]
+  (other / "config.json").write_text(json.dumps(config))
+  (other / "robot").mkdir()
+  (other / "robot" / "config.json").write_text('{"run": "clone"}')
+  html = read(other, tmp_path / "page")
+  assert html.count('<p class="verdict') == 1
+
+
 def several(chain, tmp_path):
   """The chain and one like it, whose model is worse and has another width."""
   other = shutil.copytree(chain, tmp_path / "other")

@@ -70,11 +70,15 @@ def document(
     title = "In the paper"
     below.insert(len(below) - 1, (title, _section(title, _published(kind.paper))))
   head = [f"<h1>{page.text(name)} &middot; {page.text(kind.about)}</h1>"]
-  head.append(_filled(lambda of: kind.claim(of).html(), folder, "Verdict", gaps))
+  said = _filled(lambda of: kind.claim(of).html(), folder, "Verdict", gaps)
+  head.append(said or _no_verdict(folder).html())
   links = (page.link(f"#{_anchor(title)}", title) for title, _ in below)
   head.append(f"<nav>{''.join(links)}</nav>")
   if gaps:
-    lines = (page.missing(f"{title}: {why}") for title, why in dict.fromkeys(gaps))
+    by_reason: dict[str, list[str]] = {}
+    for title, why in dict.fromkeys(gaps):
+      by_reason.setdefault(why, []).append(title)
+    lines = (page.missing(f"{', '.join(titles)}: {why}") for why, titles in by_reason.items())
     body.append(("", f"<section>{''.join(lines)}</section>"))
   foot_html = "".join(html for _, html in below)
   parts = [*head, *(html for _, html in body), f"<footer>{foot_html}</footer>"]
@@ -82,6 +86,13 @@ def document(
   path = epath.Path(workdir) / "report.html"
   files.write_text(path, page.page(f"{name}: {kind.about}", parts))
   return path
+
+
+def _no_verdict(folder: reading.RunFolder) -> Claim:
+  """What stands above a page whose run does not say how it came out."""
+  done = (folder.path / "done.json").exists()
+  line = "The run is finished." if done else "The run is not finished."
+  return Claim(line, "there is no verdict yet" if not done else "nothing in it is judged")
 
 
 def _sections(

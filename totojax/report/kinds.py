@@ -68,7 +68,8 @@ def of(folder: reading.RunFolder) -> frame.Kind:
   Raises:
     reading.Missing: it is none, or its config.json is damaged.
   """
-  if (folder.path / "plan.json").exists():
+  asked = reading.optional({}, folder.json, "config.json").get("run")
+  if (folder.path / "plan.json").exists() and asked != "tokenize":  # which keeps one of its own
     return KINDS["plan"]
   if not (folder.path / "config.json").exists():
     if provenance.has_stages(folder):
@@ -93,7 +94,7 @@ def chain(folder: reading.RunFolder) -> frame.Kind:
     further.append((stage, kind))
   sections = list(report.SECTIONS)
   claim = model_sections.claim
-  if not _is_model(folder) and further:
+  if further and _judges_later(folder, further[-1][0]):
     stage, kind = further[-1]
     claim = functools.partial(_claim_of, stage=stage, kind=kind)
   at = [title for title, _ in sections].index("Data")
@@ -109,6 +110,14 @@ def chain(folder: reading.RunFolder) -> frame.Kind:
 def _is_model(folder: reading.RunFolder) -> bool:
   names = provenance.stages(folder)
   return "pretrain" in names or "validate" in names
+
+
+def _judges_later(folder: reading.RunFolder, stage: str) -> bool:
+  """Whether a stage, and not the training of a model, says how the chain came out."""
+  names = provenance.stages(folder)
+  return not _is_model(folder) or (
+    "validate" not in names and names.index(stage) > names.index("pretrain")
+  )
 
 
 def _claim_of(folder: reading.RunFolder, *, stage: str, kind: frame.Kind) -> frame.Claim:

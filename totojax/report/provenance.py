@@ -60,6 +60,12 @@ def what_was_run(folder: reading.RunFolder) -> str:
   job = str(own.get("run", ""))
   if names := stages(folder):
     job = f"{job or 'chain'}: {', '.join(names)}"
+
+  def placed(words: str) -> str:
+    """With the folder of the chain where a stage's config has a word for it."""
+    chain = folder.path if names else folder.path.parent
+    return words.replace("{workdir}", str(chain))
+
   packages = {**whole.get("versions", {})}
   packages.pop("totojax", None)
   if "python" in whole:
@@ -67,8 +73,8 @@ def what_was_run(folder: reading.RunFolder) -> str:
   shown = page.terms(
     (
       ("job", page.text(job)),
-      ("model", page.text(model(kept, manifest))),
-      ("data", page.text(data(kept, manifest))),
+      ("model", page.text(placed(model(kept, manifest)))),
+      ("data", page.text(placed(data(kept, manifest)))),
       ("tokenizer", page.text(tokenizer(kept, manifest))),
       ("settings", page.text(telling(kept))),
       ("date", page.text(_date(folder, whole))),
@@ -123,7 +129,8 @@ def model(kept: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
   if "flops_per_token" in manifest:
     parts.append(f"{console.short(manifest['flops_per_token'])} training FLOPs per token")
   if backbone := manifest.get("backbone"):
-    path, step = backbone.get("model_run", "?"), backbone.get("step")
+    path = backbone.get("model_run") or backbone.get("run", "?")
+    step = backbone.get("step")
     parts.append(f"{path} after {step:,} updates" if isinstance(step, int) else str(path))
     parts += [f"{backbone['depth']} layers"] if "depth" in backbone else []
   elif kept.get("model_run"):
@@ -187,7 +194,11 @@ def _date(folder: reading.RunFolder, manifest: Mapping[str, Any]) -> str:
 def _machine(manifest: Mapping[str, Any]) -> str:
   parts = []
   if machine := manifest.get("machine"):
-    parts += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
+    parts += [
+      machine["cpu"],
+      f"{machine['cores']} core{'' if machine['cores'] == 1 else 's'}",
+      machine["system"],
+    ]
   if devices := manifest.get("devices"):
     parts.append(f"{devices['count']} x {devices['kind']}")
   if manifest.get("processes", 1) > 1:

@@ -78,7 +78,8 @@ def drawing(folder: reading.RunFolder) -> plots.Draw:
 
   def draw(axes, palette):
     for (name, t), look in zip(runs.items(), palette.looks()):
-      axes.plot(t["macs"], t["loss"], lw=1.2, label=name, **look)
+      one = {"marker": "o", "ms": 3.5} if len(t["macs"]) == 1 else {}  # of which no line is seen
+      axes.plot(t["macs"], t["loss"], lw=1.2, label=name, **look, **one)
     front = frontier == 1
     axes.plot(macs[front], loss[front], ls="", marker="o", ms=3.5, color=palette.ink)
     for (name, law), style in zip(curves.items(), ("--", ":", "-."), strict=False):

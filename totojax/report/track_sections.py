@@ -105,8 +105,10 @@ def found(folder: reading.RunFolder) -> str:
     f"{facts['score']} by layer; layer 0 is the embeddings, dashed: one layer. Figure 8 of the"
     " paper, of DAVIS."
   )
-  drawing = _by_layer(folder.records("per_layer.csv"), facts["score"])
-  out.append(plots.figure(drawing, caption, name="tracking", label="Tracking by layer"))
+  rows = folder.records("per_layer.csv")
+  if len({row["layer"] for row in rows}) > 1:  # or the table says it all
+    drawing = _by_layer(rows, facts["score"])
+    out.append(plots.figure(drawing, caption, name="tracking", label="Tracking by layer"))
   return "".join(out)
 
 
