@@ -5,7 +5,7 @@
 Renders clips of moving textured objects, turns them into tokens with the
 tokenizer that ships with the package, pre-trains a causal transformer of 1.3M
 parameters on them and validates it against honest baselines. Then the model that
-ships, as large and trained for six times as many updates (configs/shipped.py), goes on
+ships, as large and trained for fifteen times as many updates (configs/shipped.py), goes on
 with the held-out clips, and a probe asks each of its layers which way an object goes,
 beside the untrained model, small pixels and the token histogram. Writes
 runs/demo/report/report.html, which plays the clips. No network, no accelerator; what

@@ -5,7 +5,7 @@ r"""The model that ships: rendered motion and real photographs (docs/generation.
 Renders clips of textured things that move in ten ways, and of one large thing that
 goes right, left, up or down; cuts clips out of scikit-image's photographs, over which
 a square wanders (extra `data`); makes tokens of them with the tokenizer that ships;
-pre-trains the demo's model on all three for six times as many updates, and exports it.
+pre-trains the demo's model on all three for fifteen times as many updates, and exports it.
 `runs/shipped/export` is what lies in the package as `totojax/trained/shipped`, and
 what `totojax.load("shipped")` and --config.model_run=shipped give. No clip of the
 demo is among what it saw.
@@ -13,7 +13,7 @@ demo is among what it saw.
 
 from totojax.config import pixel_recipes, recipes, roots, small_runs
 
-SHARES = {"clips": 0.45, "motion": 0.40, "photos": 0.15}
+SHARES = {"clips": 0.3, "motion": 0.6, "photos": 0.1}
 
 
 def get_config():
@@ -24,7 +24,7 @@ def get_config():
   small_runs.one_way(motion)
   photos = pixel_recipes.photos(train=3000, val=256)
   photos.crop.frames = 16
-  c = small_runs.videos_to_report(clips, name="clips", grid=4, batch=16, steps=1200)
+  c = small_runs.videos_to_report(clips, name="clips", grid=4, batch=16, steps=3000)
   stages = {"clips": clips, "motion": motion, "photos": photos}
   for name in SHARES:
     stages[f"{name}_shards"] = pixel_recipes.shards("{workdir}/" + name, "shipped")
