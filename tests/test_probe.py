@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 import types
 
 import classed
@@ -26,7 +27,7 @@ from totojax.evals import top1
 from totojax.jobs.labels import tables
 from totojax.jobs.probe import job as probe_job, memory as probe_plan, setup as build
 from totojax.models import heads
-from totojax.report import layer_sections, reading
+from totojax.report import layer_sections, reading, shares
 from totojax.rundir import files
 from totojax.tasks import classify, encode, pretrain
 from totojax.tokenizers import api
@@ -160,6 +161,20 @@ def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
   own = (finished / "report.html").read_text()  # of the probe alone
   assert "1 of 33 validation items are missing" in own and "<svg" in own
   assert "Not shown" not in own
+
+
+def test_a_report_of_heads_that_nothing_was_held_out_for(finished, tmp_path):
+  """As fine-tuning leaves them: what is known of the one head is shown."""
+  found = {k: v for k, v in metrics(finished).items() if "chosen_on_holdout" not in k}
+  (tmp_path / "metrics.json").write_text(json.dumps(found))
+  shutil.copy(finished / "per_layer.csv", tmp_path)
+  text = layer_sections.layers(reading.RunFolder(tmp_path), ".")
+  top1, n = found["trained/chosen_on_validation/top1"], found["n"]
+  low, high = shares.wilson(top1, n)
+  for value in (low, high, top1):
+    assert f">{100 * value:.1f}<" in text
+  said = layer_sections.claim(reading.RunFolder(tmp_path))
+  assert "this model" not in said.line and f"on {n:,} items" in said.interval
 
 
 def test_a_best_rate_at_the_end_of_the_grid_is_told(finished):

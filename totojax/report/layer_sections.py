@@ -226,9 +226,10 @@ _COLUMNS = (
 
 def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
   rows = []
-  for source in _sources(metrics):
-    facts = {"name": NAMES.get(source, source), "views": "", **_below(metrics, source)}
-    facts["low"], facts["high"] = shares.wilson(facts[f"{HOLDOUT}/top1"], metrics["n"])
+  for source, prefix in _sources(metrics).items():
+    facts: dict[str, Any] = {"name": NAMES.get(source, source), "views": ""}
+    facts |= {f"{HOLDOUT}/{key}": "" for key in ("top1", "layer")} | _below(metrics, source)
+    facts["low"], facts["high"] = shares.wilson(metrics[f"{prefix}/top1"], metrics["n"])
     rows.append(page.cells(_COLUMNS, facts))
   majority = f"{100 * metrics['majority_top1']:.1f}"
   rows.append(["always the largest class", "", majority, "", "", "", "", ""])
@@ -241,7 +242,7 @@ def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
 def claim(folder: reading.RunFolder, stage: str = ".") -> frame.Claim:
   """Is the trained backbone above the others, beyond a 95 % interval?"""
   metrics = folder.json(f"{stage}/metrics.json")
-  n, top1 = metrics["n"], {s: metrics[f"{s}/{HOLDOUT}/top1"] for s in _sources(metrics)}
+  n, top1 = metrics["n"], {s: metrics[f"{at}/top1"] for s, at in _sources(metrics).items()}
   if "trained" not in top1 or len(top1) < 2:
     best = max(top1, key=top1.__getitem__)
     line = f"Top-1 of {NAMES.get(best, best)}: {100 * top1[best]:.1f} %"
@@ -295,9 +296,15 @@ def pays(folder: reading.RunFolder) -> frame.Claim:
   )
 
 
-def _sources(metrics: Mapping[str, Any]) -> list[str]:
-  end = f"/{HOLDOUT}/top1"
-  return [key.removesuffix(end) for key in metrics if key.endswith(end)]
+def _sources(metrics: Mapping[str, Any]) -> dict[str, str]:
+  """source -> prefix of its chosen head: on a hold-out, or of the one head that there is."""
+  found = {}
+  for choice in (HOLDOUT, "chosen_on_validation"):
+    end = f"/{choice}/top1"
+    for key in metrics:
+      if key.endswith(end):
+        found.setdefault(key.removesuffix(end), key.removesuffix("/top1"))
+  return found
 
 
 def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
