@@ -18,6 +18,7 @@ EXTRAS = {
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda13]"],
   "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
+  "wandb": ["wandb"],  # rows on Weights & Biases too (--wandb)
   "web": ["starlette", "uvicorn"],  # the page of configs/playground.py
   "world": ["mujoco>=3.3.7,<5"],  # a rendered world; needs EGL or OSMesa too
   "robots": ["h5py"],  # recorded episodes of robomimic

@@ -10,6 +10,7 @@ import runs
 import stores
 import temporal
 import test_generate_job
+import test_train
 
 import totojax
 from totojax import jobs
@@ -17,6 +18,7 @@ from totojax.config.generate import Sampling, Window
 from totojax.config.model import EACH_FRAME
 from totojax.data.store import store as store_lib
 from totojax.report import reading, video_sections
+from totojax.rundir import pictures
 from totojax.tokenizers import weights
 from totojax.trained import continued
 
@@ -96,6 +98,25 @@ def test_each_evaluation_leaves_a_video_and_a_strip(trained):
   for video in videos:
     video.seek(3)
   assert not np.array_equal(*(np.asarray(video.convert("RGB")) for video in (videos[0], videos[2])))
+
+
+def test_tensorboard_has_the_strips_and_the_settings(trained):
+  from tensorboardX.proto import plugin_hparams_pb2
+
+  (path,) = (trained / "tensorboard").iterdir()
+  values = [(event.step, v) for event in test_train.events(path) for v in event.summary.value]
+  strips = {step: value.image for step, value in values if value.tag == pictures.TAG}
+  assert list(strips) == [0, 8, 16]
+  for step, image in strips.items():
+    file = trained / "samples" / f"{step:09d}.png"
+    assert image.encoded_image_string == file.read_bytes()
+    with Image.open(file) as opened:
+      assert opened.size == (image.width, image.height)
+  (begun,) = [v for _, v in values if v.tag == "_hparams_/session_start_info"]
+  content = plugin_hparams_pb2.HParamsPluginData.FromString(begun.metadata.plugin_data.content)
+  settings = content.session_start_info.hparams
+  assert settings["samples.clips"].number_value == 3
+  assert settings["optim.name"].string_value == "adamw"
 
 
 def test_the_page_of_a_chain_shows_the_first_a_middle_and_the_last(trained, tmp_path):

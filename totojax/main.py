@@ -73,6 +73,7 @@ _COMPLETION = flags.DEFINE_enum(
   ["bash", "zsh", "keys"],
   "Print what completes this command in a shell, and end; keys: those of the config, for that.",
 )
+_WANDB = flags.DEFINE_string("wandb", None, "Project on W&B that gets the rows too: extra wandb.")
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
   False,
@@ -196,6 +197,10 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     from totojax.rundir import peers
 
     peers.check(not alone, {name: flag.value for name, flag in several.items() if flag.present})
+  if _WANDB.value:
+    from totojax.rundir import wandb_runs
+
+    wandb_runs.turn_on(_WANDB.value)
   console.watchdog.turn_on()
   # What jax reads once, as it starts; what the user has set stays.
   for name, value in (job.environment if job else {}).items():

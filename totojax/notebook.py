@@ -34,7 +34,7 @@ from totojax.config.pixels import BACKGROUNDS, Scene
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import containers, excerpts, movies, synthetic, video
 from totojax.data.sources import items
-from totojax.rundir import console
+from totojax.rundir import console, files
 
 _SHELL = ("multihost", "completion", "list")  # flags for a terminal
 _STRIDE_FRAMES, _FPS = 4, 30.0  # section 3.4
@@ -192,7 +192,8 @@ def images(folder: str = "", *, each: int = 60, size_px: int = 32) -> str:
       os.mkdir(os.path.join(aside, name))
       for number in range(each):
         (image_HW3,) = synthetic.render(scene, number).frames_NHW3
-        pathlib.Path(aside, name, f"{number:04d}.png").write_bytes(movies.png(image_HW3))
+        path = os.path.join(aside, name, f"{number:04d}.png")
+        files.write_bytes(path, movies.png(image_HW3))
     os.chmod(aside, 0o755)
     os.rename(aside, made)
   finally:

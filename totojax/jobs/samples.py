@@ -22,11 +22,10 @@ from totojax.data.pixels import movies
 from totojax.data.store import store as store_lib
 from totojax.evals import continuations
 from totojax.models import decode
-from totojax.rundir import console, files, hosts
+from totojax.rundir import console, files, hosts, pictures
 from totojax.tokenizers import api, split
 from totojax.trained import backbone, continued, generate
 
-FOLDER, NAME = "samples", "{step:09d}"
 _SIDE_PX, _FPS, _STRIP = 64, 8.0, 8
 
 
@@ -123,9 +122,9 @@ class _Samples:
     ]
     places = np.unique(np.linspace(0, count - 1, _STRIP).astype(int)).tolist()
     pairs = [pair for one in zip(true, made) for pair in ((one[0], count), (one[1], shown))]
-    folder = self.workdir / FOLDER
+    folder = self.workdir / pictures.FOLDER
     files.make_folder(folder)
-    name = NAME.format(step=step)
+    name = pictures.NAME.format(step=step)
     files.write_bytes(folder / f"{name}.png", movies.png(movies.strip(pairs, places)))
     playing = np.concatenate(lines, axis=1)
     files.write_bytes(folder / f"{name}.webp", movies.webp(playing, fps=_FPS))

@@ -77,7 +77,7 @@ def document(
   if gaps:
     by_reason: dict[str, list[str]] = {}
     for title, why in dict.fromkeys(gaps):
-      by_reason.setdefault(why, []).append(title)
+      by_reason.setdefault(why, []).extend([title] if title else [])
     lines = (page.missing(f"{', '.join(titles)}: {why}") for why, titles in by_reason.items())
     body.append(("", f"<section>{''.join(lines)}</section>"))
   foot_html = "".join(html for _, html in below)

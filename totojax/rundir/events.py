@@ -1,7 +1,8 @@
 """TensorBoard's event files: written beside a run, and never in its way.
 
-A thread writes them. Whatever goes wrong there, such as a full disk or a bucket
-that refuses, is one warning, and training goes on without them.
+Rows, the config as hyper-parameters, strips of samples. A thread writes them.
+Whatever goes wrong there, such as a full disk or a bucket that refuses, is one
+warning, and training goes on without them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,12 @@ from etils import epath
 from totojax.rundir import console, files
 from totojax.storage import objects, outages
 
+WANDB = "TOTOJAX_WANDB"  # variable: project on Weights & Biases that gets them as well
 EVERY_S = 60.0  # between two flushes: what a run that is killed loses
 # An object store gets the newest file as a whole at each flush: at most 35 KB/s.
 FILE_BYTES = 2**21
 CLOSE_S = 10.0  # that a run waits for the last of them
-# tensorboardX loads these where they are installed, which takes longer than
-# everything else that a run imports, and needs none of them here.
+# tensorboardX loads these where they are installed, slowly, and needs none of them here.
 _UNUSED = "torch", "boto3", "google.cloud.storage"
 
 
@@ -35,15 +36,12 @@ class Events:
 
     Args:
       folder: local, or a URL.
-      purge_step: TensorBoard forgets what earlier files say of steps from here
-        on.
+      purge_step: TensorBoard forgets what earlier files say of steps from it on.
     """
     self._folder, self._purge_step = folder, purge_step
     with _hidden(_UNUSED):
       import tensorboardX.event_file_writer  # noqa: F401  so that the thread needs not
-    self._rows: queue.SimpleQueue[tuple[float, int, Mapping[str, float]] | None] = (
-      queue.SimpleQueue()
-    )
+    self._rows = queue.SimpleQueue[tuple[float, int, Mapping[str, float]] | None]()
     self._over = False
     self._thread = threading.Thread(target=self._work, name="events", daemon=True)
     self._thread.start()
@@ -110,16 +108,20 @@ class _Files:
     files.make_folder(folder)
     self._folder, self._events = folder, event_pb2
     self._count, self._bytes = 0, 0
-    # More than one only while an object store is away.
-    self._open = [self._new()]
+    self._open = [self._new()]  # several only while an object store is away
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(event_pb2.Event(step=purge_step, session_log=start))
+    self._settings(folder.parent / "config.json")
 
   def add(self, wall_s: float, step: int, values: Mapping[str, float]) -> None:
     """One event with all values."""
     event = self._events.Event(wall_time=wall_s, step=step)
     for name, value in values.items():
       event.summary.value.add(tag=name, simple_value=value)
+    if any(name.startswith("eval/samples/") for name in values):
+      from totojax.rundir import pictures  # of runs that draw alone
+
+      pictures.add(event, self._folder.parent)
     if self._bytes > FILE_BYTES and objects.is_url(self._folder):
       self._open.append(self._new())
     self._add(event)
@@ -136,37 +138,32 @@ class _Files:
     self._open[0].close()
 
   def _new(self) -> Any:
-    from tensorboardX import event_file_writer, record_writer
+    from tensorboardX import event_file_writer
 
     name = os.fspath(self._folder / "events")
     if objects.is_url(name):
-      record_writer.register_writer_factory(name.split(":")[0], _Object)
+      from totojax.rundir import event_objects  # of buckets alone
+
+      event_objects.register(name)
     self._count, self._bytes = self._count + 1, 0
     suffix = f".{self._count:04d}" if self._count > 1 else ""
     return event_file_writer.EventsWriter(name, suffix)
 
+  def _settings(self, path: epath.Path) -> None:
+    """The config as hyper-parameters, which TensorBoard has a table of."""
+    from tensorboardX import summary
+
+    from totojax.rundir import directory  # not by a report, which reads logs without jax
+
+    if files.exists(path):
+      flat = directory.flat(files.read_json(path))
+      plain = {key: value for key, value in flat.items() if isinstance(value, str | int | float)}
+      for part in summary.hparams(plain, {}):
+        self._add(self._events.Event(summary=part))
+
   def _add(self, event: Any) -> None:
     self._bytes += event.ByteSize()
     self._open[-1].write_event(event)
-
-
-class _Object:
-  """A file in an object store that is put as a whole at each flush."""
-
-  def __init__(self, url: str):
-    self._url, self._data, self._put = url, bytearray(), 0
-    self.write = self._data.extend
-
-  @classmethod
-  def open(cls, url: str) -> "_Object":
-    return cls(url)
-
-  def flush(self) -> None:
-    if len(self._data) > self._put:
-      objects.write(self._url, bytes(self._data), limit_s=0.0)
-      self._put = len(self._data)
-
-  close = flush
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 import concurrent.futures
 import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -170,6 +171,10 @@ class MetricsLog:
         kind = segments.Segments
       self._file = kind(last, "".join(map(_line, rows)))
       self._events = events.Events(workdir / "tensorboard", purge_step=restored_step + 1)
+      if project := os.environ.get(events.WANDB):
+        from totojax.rundir import wandb_runs  # of those who ask for it alone
+
+        self._events = wandb_runs.Beside(self._events, workdir, project)
 
   def has_eval(self, step: int) -> bool:
     """Whether the evaluations of this step are in the log."""
