@@ -7,6 +7,7 @@ import json
 import re
 
 from etils import epath
+import jax
 import pytest
 import runs
 import small_paper
@@ -15,7 +16,7 @@ import test_docs
 from totojax import jobs, rundir
 from totojax.config import arguments, miniature, pixel_recipes, recipes, roots, study_recipes
 from totojax.jobs import chain
-from totojax.report import frame, kinds, reading
+from totojax.report import frame, kinds, miniature_numbers, reading
 from totojax.rundir import directory
 
 FOLDER = runs.ROOT / "configs" / "paper"
@@ -216,7 +217,72 @@ def test_a_chain_without_the_key_ends_with_its_first_failure(three, tmp_path):
   assert ran == ["first"] and not (tmp_path / "failures.json").exists()
 
 
-@pytest.mark.parametrize("error", [rundir.Lost("taken over"), OSError(28, "No space left")])
+def test_a_page_that_is_older_than_a_stage_is_made_anew_by_a_later_start(three, tmp_path):
+  """Also where the start that ran the stage did not come to the page."""
+  typed, ran, bad = three
+  config = dataclasses.replace(typed, keep_going=None)
+  workdir, go_on = epath.Path(tmp_path), lambda step: False
+  assert chain.run(config, workdir, go_on)
+  (tmp_path / "last" / "done.json").unlink()
+  ran.clear()
+  bad["page"] = rundir.Lost("cut here")
+  with pytest.raises(rundir.Lost):
+    chain.run(config, workdir, go_on)
+  assert ran == ["last", "page"] and not chain.is_done(workdir, config)
+  ran.clear()
+  bad.clear()
+  assert chain.run(config, workdir, go_on) and ran == ["page"]
+
+
+def test_a_page_that_fails_when_it_is_made_anew_is_tried_again(three, tmp_path):
+  typed, ran, bad = three
+  workdir, go_on = epath.Path(tmp_path), lambda step: False
+  assert chain.run(typed, workdir, go_on)
+  (tmp_path / "last" / "done.json").unlink()
+  bad["page"] = ValueError("no font")
+  with pytest.raises(rundir.RunError, match="1 of 4 stages are not done: page"):
+    chain.run(typed, workdir, go_on)
+  assert json.loads((tmp_path / "failures.json").read_text()) == {"page": "no font"}
+  ran.clear()
+  with pytest.raises(rundir.RunError):
+    chain.run(typed, workdir, go_on)
+  assert ran == ["page"]
+  bad.clear()
+  assert chain.run(typed, workdir, go_on)
+
+
+def test_a_page_that_is_asked_for_otherwise_is_made_anew(three, tmp_path):
+  typed, ran, _ = three
+  workdir = epath.Path(tmp_path)
+  assert chain.run(typed, workdir, lambda step: False)
+  directory.mark_done(workdir, 1.0)
+  put(tmp_path / "page" / "config.json", directory.written(typed.stages["page"]))
+  assert chain.is_done(workdir, typed)
+  put(tmp_path / "page" / "config.json", {"run": "miniature", "parts": {"another": {}}})
+  assert not chain.is_done(workdir, typed)
+  ran.clear()
+  assert chain.run(typed, workdir, lambda step: False) and ran == ["page"]
+
+
+def test_sizes_are_of_the_model_of_the_row(tmp_path):
+  """Of several encoders of a run, and of what was not trained."""
+  names = {"base": 100_000, "large": 200_000}
+  encoders = {name: {"model_run": f"{{workdir}}/{name}"} for name in names}
+  put(tmp_path / "tracking" / "config.json", {"run": "track", "encoders": encoders})
+  for name, parameters in names.items():
+    put(tmp_path / name / "manifest.json", {"parameters": parameters})
+    put(tmp_path / name / "config.json", {"run": "pretrain", "train": {"total_tokens": 5000.0}})
+  of = functools.partial(miniature_numbers.size, reading.RunFolder(tmp_path), "tracking")
+  assert of("base") == "100 k parameters, 5 k tokens"
+  assert of("large") == "200 k parameters, 5 k tokens"
+  assert of("large-untrained") == "200 k parameters, untrained"
+  assert of("pixels") == ""
+
+
+DEVICE = jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE")
+
+
+@pytest.mark.parametrize("error", [rundir.Lost("taken over"), OSError(28, "No space left"), DEVICE])
 def test_what_no_other_stage_would_survive_ends_the_chain(three, tmp_path, error):
   typed, ran, bad = three
   bad["first"] = error

@@ -59,7 +59,9 @@ def test_it_is_small_and_its_card_says_what_it_is():
   card = (FOLDER / "README.md").read_text()
   for word in ("configs/shipped.py", "seed", "Nats per visual token", "tokenizer", "NASA", "CC0"):
     assert word in card, word
-  assert json.loads((FOLDER / "config.json").read_text())["totojax"]["tokenizer"]
+  facts = json.loads((FOLDER / "config.json").read_text())["totojax"]
+  assert facts["tokenizer"][:16] in card
+  assert f"| updates | {facts['step']:,} of" in card
 
 
 def test_clips_are_drawn_where_none_is_named(cache):

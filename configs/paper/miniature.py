@@ -2,7 +2,7 @@ r"""The paper in miniature: every table and figure at a laptop's size, on one pa
 
   python -m totojax.main --config=configs/paper/miniature.py
 
-Renders pictures and clips (extras `world` and `data`), trains small models on their
+Renders pictures and clips (extras `world`, `data`, `robots`), trains small models on their
 tokens and asks of them what the paper asks of its own; runs/miniature/page/report.html
 has the paper's number of every table and figure, ours with its interval and the size
 that it is of, what differs, and the page of each run. The sizes are not the paper's,

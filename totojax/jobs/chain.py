@@ -19,8 +19,9 @@ from totojax import jobs, rundir
 from totojax.config import roots, studies
 from totojax.jobs import foresight
 from totojax.rundir import console, directory, files
-from totojax.storage import disks, outages
+from totojax.storage import outages
 
+_PAGES = frozenset({"report", "miniature"})  # jobs that show what the other stages left
 FAILURES = "failures.json"  # stage -> why it failed, or what it reads that did
 
 
@@ -34,11 +35,12 @@ def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupte
   foresight.check(config, workdir)
   directory.begin(workdir, config)
   failed: dict[str, str] = {}
-  changed = False  # whether pages show less than there is
   for number, name in enumerate(config.order, 1):
     folder, is_page = workdir / name, _is_page(config.stages[name])
-    if directory.is_done(folder) and not (is_page and changed):
+    if _is_whole(config, name, workdir):
       continue
+    if not is_page:
+      _outdate(config, workdir)
     place = f"[{number}/{len(config.order)}] {name}"
     console.say(place)
     begin = time.monotonic()
@@ -55,10 +57,10 @@ def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupte
       seconds = time.monotonic() - begin
       directory.mark_done(folder, seconds)
       console.say(f"{place}: {console.duration(seconds)}")
-    changed = changed or not is_page
     if config.keep_going and not is_page:
       _show(config, workdir, failed, interrupted)
   if failed:
+    files.write_json(workdir / FAILURES, failed)
     raise rundir.RunError(
       f"{len(failed)} of {len(config.order)} stages are not done: {', '.join(failed)}"
       f" ({workdir / FAILURES} has the reasons); run the same command again to try them again"
@@ -74,8 +76,25 @@ def _run(
 
 
 def _is_page(stage: Any) -> bool:
-  """Whether a stage is made anew each time, of what is there."""
-  return not jobs.find(roots.job(stage)).kept
+  """Whether a stage is made anew when another is, of what is there."""
+  return roots.job(stage) in _PAGES
+
+
+def _is_whole(config: studies.Chain, name: str, workdir: epath.Path) -> bool:
+  """Whether a stage is finished, and a page that may change as it is asked for now."""
+  if config.keep_going and _is_page(config.stages[name]):
+    try:
+      directory.check_config(workdir / name, config.stages[name], allow_change=False)
+    except directory.ConfigChanged:
+      return False
+  return directory.is_done(workdir / name)
+
+
+def _outdate(config: studies.Chain, workdir: epath.Path) -> None:
+  """Has pages made anew, whenever that is: a stage that they show changes."""
+  for name in config.order:
+    if _is_page(config.stages[name]):
+      files.remove(workdir / name / "done.json")
 
 
 class _NotMade(rundir.RunError):
@@ -92,10 +111,12 @@ def _check_read(stage: Any, failed: dict[str, str]) -> None:
 
 
 def _ends_all(error: Exception) -> bool:
-  """Whether no other stage would fare better: the disk, storage, or another process."""
-  lost = rundir.Lost, rundir.PeerLost, rundir.InUse
-  away = isinstance(error, lost) or outages.is_away(error) or disks.number(error) is not None
-  return away or jax.process_count() > 1  # the others do not know of it
+  """Whether no other stage would fare better: the disk, storage, a device, another process."""
+  from totojax import failures  # only now: a chain that goes well needs none
+
+  if isinstance(error, (rundir.Lost, rundir.PeerLost, rundir.InUse)) or jax.process_count() > 1:
+    return True  # of several processes the others do not know of it
+  return failures.status(error) in (rundir.RESTART, rundir.DISK)
 
 
 def _told(error: Exception) -> str:
@@ -150,5 +171,6 @@ def check(workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool)
 
 def is_done(workdir: epath.Path, config: studies.Chain) -> bool:
   """Whether the chain is finished, and none of its stages was removed since."""
-  folders = [workdir, *(workdir / name for name in config.order)]
-  return all(directory.is_done(folder) for folder in folders)
+  return directory.is_done(workdir) and all(
+    _is_whole(config, name, workdir) for name in config.order
+  )

@@ -54,11 +54,13 @@ def size(root: reading.RunFolder, stage: str, what: str) -> str:
 
   "" where it is not known, and of a number that is of no model.
   """
+  what, untrained = what.removesuffix("-untrained"), what.endswith("untrained")
   if what in _NO_MODELS:
     return ""
   kept = reading.optional({}, root.json, f"{stage}/config.json")
   run = stage if kept.get("run") == "pretrain" else kept.get("model_run")
-  for encoder in (kept.get("encoders") or {}).values():
+  encoders = kept.get("encoders") or {}
+  for encoder in [encoders[what]] if what in encoders else encoders.values():
     run = run or encoder.get("model_run")
   for runs in (kept.get("models") or {}).values() if kept.get("run") == "cater" else ():
     run = run or (reading.optional({}, root.json, f"{_name(runs[0])}/config.json")).get("model_run")
@@ -70,7 +72,8 @@ def size(root: reading.RunFolder, stage: str, what: str) -> str:
   tokens = trained.get("total_tokens")
   if parameters is None or tokens is None:
     return ""
-  return f"{console.short(parameters)} parameters, {console.short(tokens)} tokens"
+  seen = "untrained" if untrained else f"{console.short(tokens)} tokens"
+  return f"{console.short(parameters)} parameters, {seen}"
 
 
 def _name(path: str) -> str:
