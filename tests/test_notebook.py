@@ -158,6 +158,9 @@ def _restored():
     (["--config=configs/smoke.py", "--list"], "none for a notebook"),
     (["--config=configs/smoke.py", "and"], "none for a notebook"),
     (["--workdir=a"], "none for a notebook"),
+    (["--config=configs/smoke.py", "--workdir="], "--workdir is empty"),
+    (["--config=configs/smoke.py", "--workdir=s3://b/run"], "s3://b/run"),
+    (["--config=configs/smoke.py", "--storage_timeout_s=-1"], "storage_timeout_s is -1"),
   ],
 )
 def test_a_wrong_command_is_one_line(_flags, words, told):

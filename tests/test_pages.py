@@ -130,10 +130,31 @@ def test_every_run_has_a_verdict(chain, tmp_path, undrawn):
   config = json.loads((other / "config.json").read_text())
   config["order"] = [*(x for x in config["order"] if x != "validate"), "robot"]
   (other / "config.json").write_text(json.dumps(config))
-  (other / "robot").mkdir()
-  (other / "robot" / "config.json").write_text('{"run": "clone"}')
-  html = read(other, tmp_path / "page")
-  assert html.count('<p class="verdict') == 1
+  rows = [
+    {"row": name, "layer": 0, "error": {"mean": error, "low": error, "high": error}}
+    | {"train_error": 0.1, "trials": {"successes": n, "n": 50}, "several": False}
+    | {"less_than_blind": {"mean": 0.1 - error, "low": -0.1, "high": 0.1}}
+    for name, error, n in (("mine", 0.05, 40), ("blind", 0.1, 4))
+  ]
+  amounts = {"train": 45, "train_steps": 99, "heldout": 5, "heldout_steps": 9, "missing": 0}
+  metrics = {"rows": rows, "seeds": 1, "videos": [], "amounts": amounts}
+  for folder in (tmp_path / "clone", other / "robot"):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"run": "clone"}')
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "done.json").write_text("{}")
+  own = verdict(read(tmp_path / "clone", tmp_path / "page"))
+  assert "mine" in own and verdict(read(other, tmp_path / "page")) == own
+  # With a validation it is the model's.
+  config["order"].insert(-1, "validate")
+  (other / "config.json").write_text(json.dumps(config))
+  shutil.copytree(chain / "validate", other / "validate")
+  assert verdict(read(other, tmp_path / "page")) == verdict(read(chain, tmp_path / "page")) != own
+
+
+def verdict(html: str) -> str:
+  (said,) = re.findall(r'<p class="verdict.*?</p>', html, re.S)
+  return said
 
 
 def several(chain, tmp_path):

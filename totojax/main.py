@@ -46,14 +46,10 @@ _WORKDIR = flags.DEFINE_string(
   " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
-  "allow_changed_config",
-  False,
-  "Go on in a workdir that was made with another config, or with other data.",
+  "allow_changed_config", False, "Go on in a workdir made with another config, or with other data."
 )
 _OTHER_VERSIONS = flags.DEFINE_bool(
-  "allow_other_versions",
-  False,
-  "Go on with data that was begun under other versions of PyAV, FFmpeg or Pillow.",
+  "allow_other_versions", False, "Go on with data of other versions of PyAV, FFmpeg or Pillow."
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was found.")
 _LIST = flags.DEFINE_flag(
@@ -90,9 +86,7 @@ flags.DEFINE_integer(
   " end with an error. One whose connection breaks is missed at once.",
 )
 flags.DEFINE_integer(
-  "start_timeout_s",
-  300,
-  "Seconds that processes wait for each other at the start, with --multihost.",
+  "start_timeout_s", 300, "Seconds that processes wait for each other first, with --multihost."
 )
 _TWICE_S = 0.5  # in which a signal comes twice that was sent to a process and to its group
 _OF_SEVERAL = ("coordinator", "processes", "process", "host_timeout_s", "start_timeout_s")
@@ -182,29 +176,13 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     console.quieten_orbax()
-  if _WORKDIR.value == "":
-    raise ConfigError(
-      "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
-      " the shell not set?)"
-    )
-  try:
-    storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
-    outages.set_patience(_STORAGE_TIMEOUT.value)
-  except ValueError as error:
-    raise ConfigError(str(error)) from error
+  before_jax(job)
   alone, several = not _MULTIHOST.value, {name: flags.FLAGS[name] for name in _OF_SEVERAL}
   if not alone or any(flag.present for flag in several.values()):
     from totojax.rundir import peers
 
     peers.check(not alone, {name: flag.value for name, flag in several.items() if flag.present})
-  if _WANDB.value:
-    from totojax.rundir import wandb_runs
-
-    wandb_runs.turn_on(_WANDB.value)
   console.watchdog.turn_on()
-  # What jax reads once, as it starts; what the user has set stays.
-  for name, value in (job.environment if job else {}).items():
-    os.environ.setdefault(name, value)
   # Which of several processes is the first is known before jax where it is told.
   shown = alone or several["process"].value == 0
   with console.watchdog.watched(), console.phase("starting jax", shown=shown):
@@ -222,6 +200,27 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     where: dict[str, Any] = {name: flag.value for name, flag in several.items()}
     peers.join(**where)
     work(values, interrupted)
+
+
+def before_jax(job: jobs.Job | None) -> None:
+  """Checks what flags say of the place of a run, and sets what holds for the whole process."""
+  if _WORKDIR.value == "":
+    raise ConfigError(
+      "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
+      " the shell not set?)"
+    )
+  try:
+    storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
+    outages.set_patience(_STORAGE_TIMEOUT.value)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+  if _WANDB.value:
+    from totojax.rundir import wandb_runs
+
+    wandb_runs.turn_on(_WANDB.value)
+  # What jax reads once, as it starts; what the user has set stays.
+  for name, value in (job.environment if job else {}).items():
+    os.environ.setdefault(name, value)
 
 
 def work(values: dict[str, Any], interrupted: jobs.Interrupted) -> None:

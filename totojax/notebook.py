@@ -96,6 +96,7 @@ def _start(values: dict[str, Any]) -> None:
   job = jobs.JOBS.get(str(values.get("run")))
   if job is not None and job.early:
     return jobs.early(values, epath.Path(flags.FLAGS.workdir or "runs"))
+  main.before_jax(job)
   console.quieten_orbax()
   with console.phase("starting jax", shown=True):
     import jax  # only now: it reads the folder of what is compiled as it starts
