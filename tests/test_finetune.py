@@ -186,6 +186,28 @@ def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
     assert abs(found[a] - found[b]).max() > 1e-3, (a, b)
 
 
+def test_positions_are_added_to_tokens():
+  """Tokens that come once each: what is added to a place may be added to its token."""
+  plain = task(-1)
+  placed = finetune.FineTune(
+    plain.backbone, plain.model, dataclasses.replace(plain.config, positions=True), classes=CLASSES
+  )
+  row = np.array([[3, *range(10, 22), 0]] * 2, np.int32)
+  params = jax.jit(plain.init)(jax.random.key(0)).params
+  fresh = jax.jit(placed.init)(jax.random.key(0)).params
+  assert jax.tree.structure(fresh) == jax.tree.structure(placed.axes().params)
+  logits = lambda one, p: np.asarray(jax.jit(lambda p: one.logits(p, row, key=None))(p))
+  np.testing.assert_array_equal(logits(placed, fresh), logits(plain, params))  # zeros at first
+  positions = fresh["backbone"]["positions"]
+  moved = 0.1 * jax.random.normal(jax.random.key(2), positions.shape)
+  there = {**fresh, "backbone": {**fresh["backbone"], "positions": moved}}
+  table = params["backbone"]["embedding"].at[row[0, :-1]].add(moved)
+  wanted = logits(plain, {**params, "backbone": {**params["backbone"], "embedding": table}})
+  found = logits(placed, there)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-9)
+  assert abs(found - logits(plain, params)).max() > 1e-2 * abs(found).max()
+
+
 @pytest.fixture(name="data")
 def _data():
   return classed.data()

@@ -14,15 +14,11 @@ from typing import NoReturn
 
 from totojax import jobs, rundir, storage
 from totojax.config import schema
+from totojax.rundir import devices
 from totojax.storage import disks, outages, outside
 
 # Words of jax's errors, which have no types of their own.
 _MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
-_DEVICE = re.compile(
-  r"uncorrectable ECC|CUDA_ERROR_(ECC|DEVICE_UNAVAILABLE|SYSTEM_NOT_READY|HARDWARE)"
-  r"|GPU is lost|halted unexpectedly",
-  re.IGNORECASE,
-)
 _BACKEND = "Unable to initialize backend"
 _HINT = "(--traceback shows where this was found)"
 
@@ -31,14 +27,14 @@ def status(error: BaseException) -> int:
   """The exit status that an exception stands for, one of those of `rundir`."""
   if _loss(error) or isinstance(error, rundir.PeerLost):
     return rundir.RESTART
-  if outages.is_away(error) or _of_jax(error, _DEVICE):
+  if outages.is_away(error) or devices.is_lost(error):
     return rundir.RESTART
   # What a disk cannot read is not damaged for that.
   if disks.number(error):
     return rundir.DISK
   if any(isinstance(cause, storage.Damage) for cause in outages.causes(error)):
     return rundir.DAMAGED
-  if isinstance(error, (*jobs.ERRORS, MemoryError)) or _of_jax(error, _MEMORY):
+  if isinstance(error, (*jobs.ERRORS, MemoryError)) or devices.says(error, _MEMORY):
     return rundir.USER
   return rundir.USER if _BACKEND in str(error) else rundir.BUG
 
@@ -55,9 +51,9 @@ def line(error: BaseException) -> str:
       f"totojax: a bug ({brief}). Please report it where you have totojax from, with the lines"
       " above, the command, and config.json and manifest.json of the run"
     )
-  if _of_jax(error, _DEVICE):
+  if devices.is_lost(error):
     return f"totojax: a device was lost ({brief}); the last whole checkpoint stays: start again"
-  if _of_jax(error, _MEMORY):
+  if devices.says(error, _MEMORY):
     return (
       f"totojax: the memory of a device is not enough ({brief}); train.microbatches=0 cuts a batch"
       " into the fewest parts that fit, compute.remat=full keeps less, mesh.fsdp uses more devices:"
@@ -97,13 +93,6 @@ def end(error: BaseException, *, trace: bool, alone: bool) -> NoReturn:
   if at_once:
     os._exit(code)
   sys.exit(code)
-
-
-def _of_jax(error: BaseException, words: re.Pattern[str]) -> bool:
-  """Whether it is a runtime error of jax that says one of the words."""
-  return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and bool(
-    words.search(str(error))
-  )
 
 
 def _loss(error: BaseException) -> str:

@@ -120,6 +120,9 @@ class FineTuneConfig(Section):
   Attributes:
     pool: "average" is MAE's mean with a LayerNorm after it, "attention" section
       3.5's probe, with BatchNorm before it.
+    positions: whether a vector for each position is trained that is added to its token,
+      zeros at first. A rotary model keeps distances and not places, and a small one
+      has not learnt these.
     next_token: weight of Eq. 2 beside the cross-entropy, which needs causal
       attention and no drop path; 0.0: none.
   """
@@ -129,6 +132,7 @@ class FineTuneConfig(Section):
   norm_eps: float = field(1e-6, "of the head's norm", "[gap] MAE", at_least=0)
   pool: str = field("average", "of tokens", "[gap] MAE", choices=("average", "attention"))
   heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
+  positions: bool = field(False, "trained vectors of them, added to tokens")
   next_token: float = field(0.0, "weight of the next-token loss", at_least=0)
 
 

@@ -18,8 +18,8 @@ import jax
 from totojax import jobs, rundir
 from totojax.config import roots, studies
 from totojax.jobs import foresight
-from totojax.rundir import console, directory, files
-from totojax.storage import outages
+from totojax.rundir import console, devices, directory, files
+from totojax.storage import disks, outages
 
 _PAGES = frozenset({"report", "miniature"})  # jobs that show what the other stages left
 FAILURES = "failures.json"  # stage -> why it failed, or what it reads that did
@@ -112,11 +112,10 @@ def _check_read(stage: Any, failed: dict[str, str]) -> None:
 
 def _ends_all(error: Exception) -> bool:
   """Whether no other stage would fare better: the disk, storage, a device, another process."""
-  from totojax import failures  # only now: a chain that goes well needs none
-
   if isinstance(error, (rundir.Lost, rundir.PeerLost, rundir.InUse)) or jax.process_count() > 1:
     return True  # of several processes the others do not know of it
-  return failures.status(error) in (rundir.RESTART, rundir.DISK)
+  away = outages.is_away(error) or disks.number(error) is not None
+  return away or devices.is_lost(error)
 
 
 def _told(error: Exception) -> str:

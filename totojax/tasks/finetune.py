@@ -10,8 +10,10 @@ Shapes: B rows, T tokens, D width, C classes.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -47,6 +49,9 @@ class FineTune:
     """
     self.backbone, self.model, self.config = backbone, model, config
     self.spec, self.classes, self.smoothing = model.spec, classes, smoothing
+    if config.positions:
+      own = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+      self.model = _Placed(**{name: own[name] for name in own.keys() - {"parent", "name"}})
     self.probe = None
     if config.pool == "attention":
       head = HeadConfig(
@@ -76,6 +81,8 @@ class FineTune:
       head = heads_lib.axes(self.probe, width=width, classes=self.classes)
       stats |= {name: PartitionSpec(None) for name in heads_lib.init_stats(self.probe, width)}
     params = {layered.BACKBONE: self.select(self.backbone.axes().params), layered.HEADS: head}
+    if self.config.positions:
+      params[layered.BACKBONE]["positions"] = PartitionSpec(None, "embed")
     return tasks.Variables(params, {}, stats)
 
   def init(self, key: jax.Array) -> tasks.Variables:
@@ -94,6 +101,8 @@ class FineTune:
       head = heads_lib.init(self.probe, own, width=width, classes=self.classes)
       stats |= heads_lib.init_stats(self.probe, width)
     params = {layered.BACKBONE: self.select(self.backbone.init(key).params), layered.HEADS: head}
+    if self.config.positions:
+      params[layered.BACKBONE]["positions"] = jnp.zeros((self.spec.row_tokens - 1, width))
     return tasks.Variables(params, {}, stats)
 
   def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
@@ -172,6 +181,15 @@ class FineTune:
     """As `Classify.outcomes`, of the one head."""
     logits_BC = self.logits(variables.params, batch["tokens"], key=None, stats=variables.stats)
     return jax.tree.map(lambda leaf: leaf[None, None], measure(logits_BC))
+
+
+class _Placed(trunk.Trunk):
+  """A trunk that is told by a trained vector where each token is."""
+
+  @nn.nowrap
+  def entry(self, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any, jax.Array | None]:
+    x_BTD, rope, segments_BT = super().entry(params, inputs_BT)
+    return x_BTD + params["positions"].astype(x_BTD.dtype), rope, segments_BT
 
 
 def trunk_params(backbone: Any) -> Any:

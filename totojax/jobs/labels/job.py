@@ -188,6 +188,11 @@ def finetune_training(setup: TuningSetup) -> Training:
       f" head.drop_path {config.head.drop_path:g}; next tokens are learnt by causal attention"
       " without drop path: set both to 0"
     )
+  if config.head.next_token and config.head.positions:
+    raise ConfigError(
+      f"head.next_token is {config.head.next_token:g} and head.positions is set, which the"
+      " pre-trained model knows nothing of; set one of them to 0 or False"
+    )
   if len(config.optim.head_lr_mults) != 1:
     raise ConfigError(
       f"optim.head_lr_mults is {config.optim.head_lr_mults}; fine-tuning has"
@@ -233,7 +238,7 @@ def _training(
   def start(params):
     with console.phase(f"reading the parameters of {run.path}"):
       trained = backbone.read(run, setup.model, layout=setup.layout)
-    return {**params, layered.BACKBONE: select(trained)}
+    return {**params, layered.BACKBONE: {**params[layered.BACKBONE], **select(trained)}}
 
   built = assembly.run(
     setup.program(task, _optimiser(setup, task)),
