@@ -13,10 +13,8 @@ After the colon, KEY=VALUE with commas between:
   root    a folder that is rendered, or CATER itself; nothing is rendered then
   seeds   runs of fine-tuning, of which the mean is reported (1)
 
-Next tokens beside the classes: --config.stages.finetune.head.next_token=0.1. With
-full attention: --config.stages.finetune.model.prefix_tokens=-1. Of CATER itself at
-the paper's sizes: configs/paper/table12.py. Rates, sizes and epochs of the stand-in
-are chosen, not tuned: the one model that was trained is at chance on held-out clips.
+Of CATER itself at the paper's sizes: configs/paper/table12.py. Rates, sizes and epochs
+of the stand-in are chosen, not tuned; what came out is in docs/tracking.md.
 """
 
 from totojax.config import cater
