@@ -17,8 +17,10 @@ from totojax.config import pixel_recipes, recipes, track, world
 
 SEEDS = (0, 1, 2)
 SIZE_PX, GRID = 128, 16
-FRAMES, BATCH, STEPS = 4, 2, 200  # of a clip; clips of an update; updates
-SELECT, SCORED = 10, 20  # sequences
+FRAMES, BATCH, STEPS = 4, 4, 6000  # of a clip; clips of an update; updates
+SELECT, SCORED = 10, 40  # sequences
+# DINO's 12 of 60 rows of places are 3 of these; of the 12, no place is far from another.
+RADII = (2, 3, 4)
 
 
 def get_config():
@@ -38,7 +40,7 @@ def _scenes(c):
 
 def _clips():
   c = _scenes(world.recipe("tabletop"))
-  c.amount.update(train=1500, val=64)
+  c.amount.update(train=4000, val=64)
   c.scene.update(frames=FRAMES, fps=6.0)
   return c
 
@@ -55,11 +57,11 @@ def _pretraining():
   c = recipes.pretrain("mini")
   tokens = FRAMES * GRID**2
   c.sequence.update(vocab=512, grid=GRID, frames=FRAMES, context=tokens)
-  c.model.update(width=96, depth=3, heads=3, mlp_dim=256)
+  c.model.update(width=128, depth=4, heads=4, mlp_dim=344)
   c.compute.dtype = "float32"  # bf16 is no faster on a CPU
   c.train.update(batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens))
-  c.optim.update(lr=5e-3, warmup_steps=STEPS // 10)
-  c.every = recipes.every(log=20, evaluate=STEPS, checkpoint=STEPS)
+  c.optim.update(lr=4e-3, warmup_steps=100)
+  c.every = recipes.every(log=20, evaluate=500, checkpoint=500)
   c.data.train = {"rendered": recipes.source("{workdir}/shards/train", 1.0)}
   c.data.validation = {"rendered": "{workdir}/shards/val"}
   c.validation.rows = 16
@@ -71,6 +73,10 @@ def _tracking(names):
   c = track.job("davis", f"dino,{encoders}")
   c.data.root = "{workdir}/sequences"
   c.frames.size_px = SIZE_PX
+  dino = c.propagation.dino
+  for radius in RADII:
+    c.propagation[f"radius{radius}"] = near = dino.copy_and_resolve_references()
+    near.radius = float(radius)
   c.select = SELECT
   c.seeds = {"trained": tuple(names)}
   c.output.codec = ""  # an .mp4 needs PyAV

@@ -50,7 +50,8 @@ def chain(argument: str = "") -> ConfigDict:
   clone.output.episodes = 0
   stages["dagger"] = roots.config("dagger", encoders=toto, env=where, seeds=int(words["seeds"]))
   stages["dagger"].baselines = ("untrained", "pixels", "state")
-  stages["dagger"].update(iterations=6, episodes=16, trials=32)
+  stages["dagger"].update(iterations=5, episodes=16, trials=24)
+  stages["dagger"].train.epochs = 15.0  # of more, features of small models foretell worse
   # Of a model of this size, features of frames differ little from each other.
   for name in ("clone", "dagger"):
     stages[name].head.standardise = True
