@@ -94,7 +94,7 @@ def test_stages_and_single_runs_have_pages(chain, tmp_path, undrawn):
   for stage, words in {
     "pretrain": "nats per token on held-out moving after 300 updates",
     "validate": "The model beats copying the previous frame.",
-    "tokenizer": "tokenizer is finished.",
+    "tokenizer": "A tokenizer.",
   }.items():
     text = pages.Page(read(chain / stage, tmp_path / stage)).text
     assert words in text and "What was run" in text and "another format" not in text, stage

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from totojax.report import frame, page, paper, plots, reading
+from totojax.rundir import wording
 
 _NAMES = {
   "last seen": "rule: the last visible place",
@@ -18,6 +19,11 @@ _GROUPS = {
   "carried": "The snitch is carried while it is hidden",
   "hidden, not carried": "The snitch ends hidden, in the cell in which it was covered",
   "seen": "Nothing covers the snitch at the end",
+}
+
+_WHERE = {
+  "all": "Over all clips",
+  "carried": "Where the snitch is carried while it is hidden",
 }
 
 
@@ -45,7 +51,8 @@ def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
   for row in facts["rows"]:
     if row["n"] and row["name"] in facts["models"]:
       yield (
-        f"{row['name']}, {row['group']} ({row['n']} clips, {row['runs']} runs): top-1"
+        f"{row['name']}, {row['group']} ({wording.counted(row['n'], 'clip')},"
+        f" {wording.counted(row['runs'], 'run')}): top-1"
         f" {_percent(row, 'top1')}, top-5 {_percent(row, 'top5')}, L1 {_cells(row)}"
       )
   for one in facts["verdicts"]:
@@ -68,10 +75,11 @@ def _cells(row: Mapping[str, Any]) -> str:
 
 def _verdict(one: Mapping[str, Any]) -> str:
   surely = [name for key, name in (("top1", "top-1"), ("l1", "L1")) if one[key]]
-  said = f"better in {' and in '.join(surely)}" if surely else "not surely better"
+  said = f"surely better in {' and in '.join(surely)}" if surely else "not surely better"
+  where = _WHERE.get(one["group"], one["group"])
   return (
-    f"{one['name']}, {one['group']} ({one['n']} clips): {said} than the last visible place"
-    " (intervals that do not meet)"
+    f"{where}, {one['name']} is {said} than the last visible place"
+    f" ({wording.counted(one['n'], 'clip')}; surely: intervals that do not meet)"
   )
 
 

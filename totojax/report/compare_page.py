@@ -29,9 +29,14 @@ def cells(row: Mapping[str, Any]) -> list[str]:
   return page.cells(COLUMNS, row)
 
 
+def _rows(folder: reading.RunFolder) -> list[dict[str, str]]:
+  """The table; earlier versions had one measure, and did not name it."""
+  return [{"measure": "top-1", "normed": ""} | row for row in folder.records("compare.csv")]
+
+
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """The best encoder of the first measure."""
-  rows = folder.records("compare.csv")
+  rows = _rows(folder)
   measure = rows[0]["measure"]
   best = max((r for r in rows if r["measure"] == measure), key=lambda row: float(row["score"]))
   line = (
@@ -44,7 +49,7 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
 
 
 def _section(folder: reading.RunFolder) -> str:
-  rows = folder.records("compare.csv")
+  rows = _rows(folder)
   probes = list(dict.fromkeys(row["probe"] for row in rows))
   names = list(dict.fromkeys(row["encoder"] for row in rows))
   measures = list(dict.fromkeys(row["measure"] for row in rows))

@@ -9,6 +9,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, provenance, reading, shares
+from totojax.rundir import wording
 
 # Sources with one layer are levels, not curves.
 NAMES = {
@@ -267,9 +268,13 @@ def nearest(folder: reading.RunFolder) -> frame.Claim:
   best = max(keys, key=lambda key: metrics[key + ends])
   name, _, k = best.rpartition("/k")
   value, low, high = (100 * metrics[f"{best}{ends}{end}"] for end in ("", "_low", "_high"))
-  line = f"{k} neighbours of {name} are right in {value:.1f} %"
-  line += f"; always the largest class: {100 * metrics['majority_top1']:.1f} %."
-  return frame.Claim(line, f"95 % from {low:.1f} to {high:.1f} %, on {metrics['n']:,} items.")
+  largest = 100 * metrics["majority_top1"]
+  line = f"{wording.counted(int(k), 'nearest neighbour')} by features of {name}"
+  line += f" {'names' if k == '1' else 'name'} the class of {value:.1f} % of items rightly"
+  line += f"; always the largest class: {largest:.1f} %."
+  good = True if low > largest else False if high < largest else None
+  n = wording.counted(metrics["n"], "held-out item")
+  return frame.Claim(line, f"95 % from {low:.1f} to {high:.1f} %, on {n}.", good)
 
 
 def pays(folder: reading.RunFolder) -> frame.Claim:

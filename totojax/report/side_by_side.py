@@ -205,7 +205,9 @@ class Several:
     for run in self.runs:
       manifest = reading.optional({}, run.folder.json, "manifest.json")
       commands.append((run.name, [manifest, *manifest.get("starts", ())][-1].get("command")))
-    shown = page.terms((name, page.command(line) if line else None) for name, line in commands)
+    shown = page.terms(
+      (name, page.command(provenance.readable(line)) if line else None) for name, line in commands
+    )
     last = page.paragraph("This page alone:", "soft")
     runs = {run.name: run.folder for run in self.runs}
     return shown + last + page.command(provenance.page_command(runs))

@@ -11,8 +11,8 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   line = f"{facts['clips']:,} clips of {facts['frames']:,} frames in all, with exact labels."
   carried = facts.get("carried_frac")
   if carried is None:
-    return frame.Claim(line, "counted whole: no interval")
-  sure = f"the snitch is carried, hidden, in {shares.percent(carried, facts['clips'])}, 95 %"
+    return frame.Claim(line, "Counted whole: no interval.")
+  sure = f"The snitch is carried, hidden, in {shares.percent(carried, facts['clips'])}, 95 %"
   return frame.Claim(line, sure)
 
 

@@ -258,4 +258,5 @@ def _finish(
   files.write_json(workdir / "metrics.json", facts)
   frame.write(workdir, robot_sections.CLONE)
   files.remove(workdir / "features")
-  console.say(robot_sections.verdict(facts))
+  said = robot_sections.verdict(facts)
+  console.say(f"{said.line} {said.interval}")
