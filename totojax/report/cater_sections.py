@@ -21,10 +21,7 @@ _GROUPS = {
   "seen": "Nothing covers the snitch at the end",
 }
 
-_WHERE = {
-  "all": "Over all clips",
-  "carried": "Where the snitch is carried while it is hidden",
-}
+_WHERE = {"all": "Over all clips", "carried": "Where the snitch is carried while it is hidden"}
 
 
 def claim(folder: reading.RunFolder) -> frame.Claim:
@@ -38,11 +35,13 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
     raise reading.Missing("metrics.json has no model")
   if not told:
     row = max(mine, key=lambda one: one["top1"] or 0.0)
-    said = f"top-1 {_percent(row, 'top1')}, 95 %, on {row['n']} clips"
+    said = f"top-1 {_percent(row, 'top1')}, 95 %, on {wording.counted(row['n'], 'clip')}"
     return frame.Claim(f"{row['name']}: top-1 {100 * (row['top1'] or 0):.1f} %.", said)
   best = next((one for one in told if one["top1"] or one["l1"]), told[0])
   row = next(r for r in mine if (r["name"], r["group"]) == (best["name"], best["group"]))
-  said = f"top-1 {_percent(row, 'top1')}, L1 {_cells(row)}, 95 %, on {row['n']} clips"
+  said = (
+    f"top-1 {_percent(row, 'top1')}, L1 {_cells(row)}, 95 %, on {wording.counted(row['n'], 'clip')}"
+  )
   return frame.Claim(f"{_verdict(best)}.", said, bool(best["top1"] or best["l1"]) or None)
 
 
@@ -95,17 +94,20 @@ def found(folder: reading.RunFolder) -> str:
       continue
     lines = [
       (
-        _NAMES.get(row["name"], f"{row['name']}, {row['runs']} runs"),
+        _NAMES.get(row["name"], f"{row['name']}, {wording.counted(row['runs'], 'run')}"),
         _percent(row, "top1"),
         _percent(row, "top5"),
         _cells(row),
       )
       for row in rows
     ]
-    head = (f"{_GROUPS[group]}: {rows[0]['n']} clips", "top-1", "top-5", "L1")
+    head = (f"{_GROUPS[group]}: {wording.counted(rows[0]['n'], 'clip')}", "top-1", "top-5", "L1")
     out.append(page.table(head, lines))
   if facts["n"] != facts["n_expected"]:
-    absent = f"{facts['n_expected'] - facts['n']} of {facts['n_expected']} clips are missing."
+    absent = (
+      f"{facts['n_expected'] - facts['n']} of"
+      f" {wording.counted(facts['n_expected'], 'clip')} are missing."
+    )
     out.append(page.paragraph(absent, "missing"))
   side = facts["side"]
   out.append(
@@ -143,7 +145,9 @@ def distances(folder: reading.RunFolder) -> str:
     axes.set(xlabel="cells off, at most", ylabel="clips, %", ylim=(0, 103))
     axes.legend(fontsize=8, loc="lower right")
 
-  caption = f"{_GROUPS[group]}: {len(mine)} clips, and how far off the named cell is."
+  caption = (
+    f"{_GROUPS[group]}: {wording.counted(len(mine), 'clip')}, and how far off the named cell is."
+  )
   return plots.figure(draw, caption, name="cells", label="How far off the named cell is")
 
 
@@ -152,7 +156,9 @@ def published(folder: reading.RunFolder) -> str:
   if not folder.json("metrics.json")["paper"]:
     return ""
   lines = [(name, model, *scores) for name, model, *scores in paper.TABLE_12_ROWS]
-  told = ", ".join(f"{text} at {n} frames" for n, (text, _) in paper.TABLE_12.items())
+  told = ", ".join(
+    f"{text} at {wording.counted(n, 'frame')}" for n, (text, _) in paper.TABLE_12.items()
+  )
   return page.table(("the paper's", "model", "16 frames", "32 frames"), lines, words=2) + (
     page.paragraph(
       "Top-1 on CATER itself, as printed in the paper's Table 12: the first two rows are other"

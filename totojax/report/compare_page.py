@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from totojax.report import frame, page, plots, reading
+from totojax.rundir import wording
 
 COLUMNS: tuple[page.Column, ...] = (
   ("encoder", "{encoder}"),
@@ -45,7 +46,7 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   if not best["low"]:
     return frame.Claim(line, "interval unknown")
   ends = f"95 % from {100 * float(best['low']):.1f} to {100 * float(best['high']):.1f} %"
-  return frame.Claim(line, f"{ends}, on {best['n']} items.")
+  return frame.Claim(line, f"{ends}, on {wording.counted(int(best['n']), 'item')}.")
 
 
 def _section(folder: reading.RunFolder) -> str:
@@ -77,7 +78,7 @@ def _section(folder: reading.RunFolder) -> str:
     told.append(
       f"Top-1 on {n} held-out items of the layer that a hold-out chose, mean over seeds"
       if measure == "top-1"
-      else f"{measure} of {n} sequences at the best layer"
+      else f"{measure} of {wording.counted(int(n), 'sequence')} at the best layer"
     )
   caption = f"{'; '.join(told)}; bars are 95 % intervals; dashed: always the largest class."
   figure = plots.figure(draw, caption, name="compare", label="Encoders by probe")

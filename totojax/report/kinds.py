@@ -165,9 +165,7 @@ def _claim_of(
   sure = " ".join(f"{stage}: {one.interval}" for (stage, _), one in zip(stages, said))
   sure = sure if len(said) > 1 else said[0].interval
   open_yet = [
-    stage
-    for stage in provenance.stages(folder)
-    if not (folder.path / stage / "done.json").exists()
+    stage for stage in provenance.stages(folder) if not (folder.path / stage / "done.json").exists()
   ]
   if open_yet and (folder.path / "config.json").exists():
     sure += f" Not finished: {', '.join(open_yet)}."

@@ -119,9 +119,11 @@ def _claim(plan: Mapping[str, Any], place: str) -> str:
   match plan["what"]:
     case "decode":
       floor = page.filled(": weights and cache alone take {floor_s:ms} ms to read", plan)
-      return f"A token of each of {plan['batch']:,} sequences on {place}{floor or ''}"
+      return (
+        f"A token of each of {wording.counted(plan['batch'], 'sequence')} on {place}{floor or ''}"
+      )
     case "encode":
-      return f"{plan['batch']:,} frames to codes on {place}"
+      return f"{wording.counted(plan['batch'], 'frame')} to codes on {place}"
   days = plan["days"]
   long = f": about {console.duration(86400 * days)}" if days is not None else ""
   fits = "It fits: " if plan["fits"] else ""

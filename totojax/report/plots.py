@@ -20,7 +20,7 @@ import numpy as np
 from numpy import typing as npt
 
 from totojax.report import page, reading
-from totojax.rundir import console, files
+from totojax.rundir import console, files, wording
 
 if TYPE_CHECKING:
   from matplotlib.typing import RcKeyType
@@ -271,7 +271,7 @@ def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> Draw:
     own = [row for row in ends if row["parametrisation"] == kind]
     curves[kind] = [row["width"] for row in own], [row[quantity] for row in own]
   look = {"marker": "o", "ms": 3.5, "lw": 1.4}
-  ylabel = f"mean |{quantity}|, {last} updates"
+  ylabel = f"mean |{quantity}|, {wording.counted(last, 'update')}"
   plain = lines(curves, look=look, yscale="log", xlabel="width", ylabel=ylabel)
 
   def draw(axes, palette):

@@ -235,7 +235,11 @@ def _drawn(kept: Mapping[str, Any]) -> list[str]:
     parts += [f"{width} x {height} pixels"] if width and height else []
     amount = kept.get("amount") or kept.get("render") or {}
     split = {"train": "of training", "val": "held out"}
-    parts += [f"{amount[key]:,} clips {name}" for key, name in split.items() if amount.get(key)]
+    parts += [
+      f"{wording.counted(amount[key], 'clip')} {name}"
+      for key, name in split.items()
+      if amount.get(key)
+    ]
   elif isinstance(env := kept.get("env"), Mapping) and not (kept.get("data") or {}).get("root"):
     parts.append(f"a rendered robot: {env.get('arm', '?')}, {env.get('task', '?')}")
   elif (kept.get("data") or {}).get("set") == "rendered":

@@ -8,6 +8,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, reading, shares
+from totojax.rundir import wording
 
 _ROWS = {
   "blind": "no frame: a policy that feels alone",
@@ -33,7 +34,9 @@ def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
   """What each row's policies come to."""
   for row in facts["rows"]:
     half = row["steps_to_half_mean"]
-    when = "not all reach 50 %" if half is None else f"50 % after {half:,.0f} steps"
+    when = (
+      "not all reach 50 %" if half is None else f"50 % after {wording.counted(round(half), 'step')}"
+    )
     yield f"{name(row)}: success {_ends(row['last'])}, area {row['area']['mean']:.2f}, {when}"
 
 
@@ -46,7 +49,11 @@ def curve(folder: reading.RunFolder) -> str:
   for row in facts["rows"]:
     reached = [one for one in row["steps_to_half"] if one is not None]
     half = row["steps_to_half_mean"]
-    told = f"{half:,.0f}" if half is not None else f"{len(reached)} of {facts['seeds']} runs do"
+    told = (
+      f"{half:,.0f}"
+      if half is not None
+      else f"{len(reached)} of {wording.counted(facts['seeds'], 'run')} do"
+    )
     rows.append({**row, "name": name(row), "half": told})
   columns = (
     ("what policies see", "{name}"),
@@ -59,8 +66,10 @@ def curve(folder: reading.RunFolder) -> str:
   )
   first = facts["rows"][0]
   caption = (
-    f"{env['arm']}, {_TASKS[env['task']]}: share of {first['n_ep']} trials that succeed, over steps"
-    f" of roll-outs (without those of trials); means of {facts['seeds']} seeds with 95 % intervals"
+    f"{env['arm']}, {_TASKS[env['task']]}: share of {wording.counted(first['n_ep'], 'trial')}"
+    " that succeed, over steps"
+    " of roll-outs (without those of trials); means of"
+    f" {wording.counted(facts['seeds'], 'seed')} with 95 % intervals"
     f" (Student's t). Dashed: the expert. Figure 6 of the paper."
   )
   share = expert["successes"] / expert["n_ep"]
@@ -73,9 +82,11 @@ def curve(folder: reading.RunFolder) -> str:
     ),
     page.records(columns, rows),
     page.paragraph(
-      f"The expert succeeds in {shares.percent(share, expert['n_ep'])} of {expert['n_ep']} trials,"
-      f" in {expert['steps']:.0f} steps on average. The area is the mean success up to"
-      f" {first['area_steps']:,.0f} steps, the most that all runs have.",
+      f"The expert succeeds in {shares.percent(share, expert['n_ep'])} of"
+      f" {wording.counted(expert['n_ep'], 'trial')},"
+      f" in {wording.counted(round(expert['steps']), 'step')} on average. The area is the mean"
+      " success up to"
+      f" {wording.counted(round(first['area_steps']), 'step')}, the most that all runs have.",
       "soft",
     ),
   ]
@@ -203,8 +214,10 @@ def cloned(folder: reading.RunFolder) -> str:
   amounts = facts["amounts"]
   out.append(
     page.paragraph(
-      f"{amounts['train']} trajectories ({amounts['train_steps']:,} steps) are learned from,"
-      f" {amounts['heldout']} ({amounts['heldout_steps']:,} steps) held out. The error is the mean"
+      f"{wording.counted(amounts['train'], 'trajectory', 'trajectories')}"
+      f" ({wording.counted(amounts['train_steps'], 'step')}) are learned from,"
+      f" {amounts['heldout']} ({wording.counted(amounts['heldout_steps'], 'step')}) held out."
+      " The error is the mean"
       " squared difference of actions over their mean square: 1 is a policy that does nothing."
       " Intervals of errors are of a bootstrap over held-out trajectories, those of trials"
       f" Wilson's; {facts['seeds']} policies of each row.",
@@ -215,7 +228,8 @@ def cloned(folder: reading.RunFolder) -> str:
     share = paper["successes"] / paper["trials"]
     out.append(
       page.paragraph(
-        f"Paper, {paper['name']}: {paper['successes']} of {paper['trials']} trials,"
+        f"Paper, {paper['name']}: {paper['successes']} of"
+        f" {wording.counted(paper['trials'], 'trial')},"
         f" {shares.percent(share, paper['trials'])}; the interval is ours.",
         "soft",
       )
@@ -245,14 +259,19 @@ def _in_trials(best: Mapping[str, Any], blind: Mapping[str, Any] | None) -> fram
   line = f"The policy that sees {_seen(best)} succeeds in {100 * won / n:.0f} % of trials"
   sure = f"95 %: {shares.percent(won / n, n)}"
   if not (blind and blind.get("trials")):
-    return frame.Claim(f"{line}.", f"{sure} of {n} trials; no blind policy was tried beside it.")
+    return frame.Claim(
+      f"{line}.", f"{sure} of {wording.counted(n, 'trial')}; no blind policy was tried beside it."
+    )
   other, m = blind["trials"]["successes"], blind["trials"]["n"]
   low, high = shares.difference(won / n, other / m, min(n, m))
   gap = won / n - other / m
   good = True if low > 0 else False if high < 0 else None
   word = _word(gap, good)
   line += f", {word} the blind one ({100 * other / m:.0f} %)."
-  sure += f" of {n} trials, blind {shares.percent(other / m, m)} of {m}; the difference is"
+  sure += (
+    f" of {wording.counted(n, 'trial')}, blind {shares.percent(other / m, m)} of {m};"
+    " the difference is"
+  )
   sure += f" {100 * gap:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}). {_BLIND}"
   return frame.Claim(line, sure, good)
 

@@ -20,7 +20,10 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   """Overall top-5 mAP against the best rule."""
   facts = folder.json("metrics.json")
   if "overall" not in facts:
-    line = f"{facts['n']:,} queries of {facts['split']} were foreseen; their objects are not known."
+    line = (
+      f"{wording.counted(facts['n'], 'query', 'queries')} of {facts['split']} were"
+      " foreseen; their objects are not known."
+    )
     return frame.Claim(line, "no interval: results.json is for the challenge's server")
   ends = facts.get("interval", {}).get("overall") or (None, None)
   return _against_rules(facts, f"Top-5 mAP overall {facts['overall']:.1f} %", "95 %", ends)
@@ -47,7 +50,9 @@ def _against_rules(
     if low is not None and high is not None:
       good = True if low > rules[best] else False if high < rules[best] else None
   sure = verdict.UNKNOWN if low is None else f"{how} from {low:.1f} to {high:.1f} %"
-  return frame.Claim(f"{line}.", f"{sure}, on {facts['n']:,} queries.", good)
+  return frame.Claim(
+    f"{line}.", f"{sure}, on {wording.counted(facts['n'], 'query', 'queries')}.", good
+  )
 
 
 def of_seeds(folder: reading.RunFolder) -> str:
@@ -63,7 +68,8 @@ def of_seeds(folder: reading.RunFolder) -> str:
   for name, row in facts["baselines"].items():
     lines.append((name, *(f"{row[key]:.1f}" for key in COLUMNS)))
   note = (
-    f"{facts['n']:,} queries of {facts['split']} with {facts['objects']:,} objects, the same of all"
+    f"{wording.counted(facts['n'], 'query', 'queries')} of {facts['split']} with"
+    f" {wording.counted(facts['objects'], 'object')}, the same of all"
     " seeds. Intervals of the mean are of what seeds differ by alone (Student's t)."
   )
   head = ("top-5 mAP, %", *COLUMNS.values())
@@ -77,7 +83,10 @@ def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"{count} of {facts['split']}, whose objects are not known"
     return
   each = ", ".join(f"{name} {facts[key]:.1f}" for key, name in COLUMNS.items())
-  yield f"top-5 mAP in % on {facts['n']} queries of {facts['split']}: {each}"
+  yield (
+    f"top-5 mAP in % on {wording.counted(facts['n'], 'query', 'queries')} of"
+    f" {facts['split']}: {each}"
+  )
   for name, row in facts.get("baselines", {}).items():
     each = ", ".join(f"{text} {row[key]:.1f}" for key, text in COLUMNS.items())
     yield f"  {name}: {each}"
@@ -88,7 +97,8 @@ def found(folder: reading.RunFolder) -> str:
   facts = folder.json("metrics.json")
   if "overall" not in facts:
     return page.paragraph(
-      f"{facts['n']:,} queries of {facts['split']}, whose objects are not known; results.json is"
+      f"{wording.counted(facts['n'], 'query', 'queries')} of {facts['split']}, whose objects"
+      " are not known; results.json is"
       " for the challenge's server."
     )
 
@@ -113,9 +123,12 @@ def found(folder: reading.RunFolder) -> str:
   of = f" of {expected:,}" if expected != facts["n"] else ""
   out.append(
     page.paragraph(
-      f"{facts['n']:,}{of} queries of {facts['split']} with {facts['objects']:,} objects of"
-      f" {facts['nouns']} nouns and {facts['verbs']} verbs, in {facts['videos']:,} videos;"
-      f" {facts['detections']:,} detections. Of each query the first four false positives an object"
+      f"{facts['n']:,}{of} {wording.plural(expected, 'query', 'queries')} of {facts['split']} with"
+      f" {wording.counted(facts['objects'], 'object')} of"
+      f" {wording.counted(facts['nouns'], 'noun')} and"
+      f" {wording.counted(facts['verbs'], 'verb')}, in {wording.counted(facts['videos'], 'video')};"
+      f" {wording.counted(facts['detections'], 'detection')}. Of each query the first four"
+      " false positives an object"
       " do not count. Intervals are of a bootstrap over videos. The challenge ranks by Overall:"
       " noun, verb and time to contact are right, the time to a quarter of a second.",
       "soft",

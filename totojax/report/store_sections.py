@@ -128,7 +128,9 @@ def _recorded(folder: reading.RunFolder) -> frame.Claim:
   line = (
     f"The expert succeeds in {won:,} of {wording.counted(n, 'episode')}; {facts['kept']:,} kept."
   )
-  return frame.Claim(line, f"{shares.percent(won / n, n)}, 95 %; {facts['steps']:,} steps.")
+  return frame.Claim(
+    line, f"{shares.percent(won / n, n)}, 95 %; {wording.counted(facts['steps'], 'step')}."
+  )
 
 
 def _tokenizer(folder: reading.RunFolder) -> frame.Claim:
@@ -148,7 +150,9 @@ def _tokenizer(folder: reading.RunFolder) -> frame.Claim:
   said = ", ".join(f"{value:.1f} dB on {source}" for source, value in psnr.items())
   line = f"Held-out frames come back with a PSNR of {said}"
   used = f", {last['codes_used']:,.0f} codes in use" if "codes_used" in last else ""
-  more = f"Over all pixels of the held-out frames{used}; after {last['step']:,} updates"
+  more = (
+    f"Over all pixels of the held-out frames{used}; after {wording.counted(last['step'], 'update')}"
+  )
   return frame.Claim(f"{line}.", f"{more}; {known}." if known else f"{more}.")
 
 

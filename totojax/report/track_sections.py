@@ -9,6 +9,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, reading, verdict
+from totojax.rundir import wording
 
 _NAMES = {"davis": "DAVIS", "jhmdb": "JHMDB", "vip": "VIP"}
 _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
@@ -51,7 +52,10 @@ def sentence(facts: Mapping[str, Any]) -> str:
     f"{_name(row)} {100 * row[facts['score']]:.1f} (layer {row['layer']})" for row in facts["rows"]
   ]
   for row in facts.get("seeds", ()):
-    parts.append(f"{_name(row)}, mean over {len(row['each'])} seeds {100 * row['score']:.1f}")
+    parts.append(
+      f"{_name(row)}, mean over {wording.counted(len(row['each']), 'seed')}"
+      f" {100 * row['score']:.1f}"
+    )
   return f"{facts['score']} in % on {_amount(facts)}: {', '.join(parts)}"
 
 
@@ -64,7 +68,9 @@ def _amount(facts: Mapping[str, Any]) -> str:
   name = _NAMES[facts["set"]] + (f"-{facts['year']}" if facts["set"] == "davis" else "")
   whole = facts["whole"].get("sequences")
   of = f" of {whole}" if whole and whole != facts["sequences"] else ""
-  return f"{facts['sequences']}{of} sequences of {name}"
+  return (
+    f"{facts['sequences']}{of} {wording.plural(whole or facts['sequences'], 'sequence')} of {name}"
+  )
 
 
 def found(folder: reading.RunFolder) -> str:
@@ -91,10 +97,11 @@ def found(folder: reading.RunFolder) -> str:
     else "The layer is the one that is best on these same sequences, as in the paper, so it has"
     " seen the answers"
   )
-  counted = f" with {objects} objects" if objects else ""
+  counted = f" with {wording.counted(objects, 'object')}" if objects else ""
   out.append(
     page.paragraph(
-      f"{_amount(facts)}{counted}, {facts['records']:,} frames; digest of the annotations"
+      f"{_amount(facts)}{counted}, {wording.counted(facts['records'], 'frame')}; digest of the"
+      " annotations"
       f" {facts['digest'][:12]}: sets that were processed otherwise have another, and other"
       f" numbers. {chosen}. Intervals are of a bootstrap over sequences. The time of propagation is"
       " that of all rules and layers, with scoring.",

@@ -1,6 +1,7 @@
 """Sections of the page about clips of a rendered world."""
 
 from totojax.report import frame, page, reading, shares
+from totojax.rundir import wording
 
 FILE = "world.json"
 
@@ -8,7 +9,10 @@ FILE = "world.json"
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """How much there is."""
   facts = folder.json(FILE)
-  line = f"{facts['clips']:,} clips of {facts['frames']:,} frames in all, with exact labels."
+  line = (
+    f"{wording.counted(facts['clips'], 'clip')} of"
+    f" {wording.counted(facts['frames'], 'frame')} in all, with exact labels."
+  )
   carried = facts.get("carried_frac")
   if carried is None:
     return frame.Claim(line, "Counted whole: no interval.")
