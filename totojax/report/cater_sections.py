@@ -42,7 +42,9 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   said = (
     f"top-1 {_percent(row, 'top1')}, L1 {_cells(row)}, 95 %, on {wording.counted(row['n'], 'clip')}"
   )
-  return frame.Claim(f"{_verdict(best)}.", said, bool(best["top1"] or best["l1"]) or None)
+  line = _verdict(best).partition(" (")[0]
+  said = f"{said}; surely: intervals do not meet"
+  return frame.Claim(f"{line}.", said, bool(best["top1"] or best["l1"]) or None)
 
 
 def sentences(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -136,14 +136,16 @@ def _rows(folder: reading.RunFolder) -> str:
   out = []
   for row in folder.json("bench.json")["rows"]:
     speeds = [
-      (side, row[side]["what"], _speed(row[side])) for side in ("ours", "theirs") if row.get(side)
+      (f"{side}: {row[side]['what']}", _speed(row[side]))
+      for side in ("ours", "theirs")
+      if row.get(side)
     ]
     out.append(f"<h3>{page.text(row['row'])}: {page.text(row['case'])}</h3>")
     if "skipped" in row:
       out.append(page.missing(f"it was not measured: {row['skipped']}"))
       continue
     out.append(page.paragraph(f"{row['compares']}: {_range(row.get('ratio'))}."))
-    out.append(page.table(("", "what", f"{row['unit']} a second"), speeds, words=2))
+    out.append(page.table(("", f"{row['unit']} a second"), speeds))
     for goal in row.get("goals", ()):
       word = "met" if goal["met"] else "not met"
       told = f"Goal {word}: {goal['value']:.3g} {goal['what']}; at least {goal['least']:g}."
@@ -208,12 +210,15 @@ def _exported(folder: reading.RunFolder) -> frame.Claim:
   )
 
 
+_OWN = ("done.json", "manifest.json", "report.html")  # of a run
+
+
 def _contents(folder: reading.RunFolder) -> str:
   """Files and their sizes."""
   rows = [
     (path.name, f"{path.stat().length / 1e6:,.3f}")
     for path in files.children(folder.path)
-    if not path.is_dir() and path.name not in ("done.json", "manifest.json", "report.html")
+    if not path.is_dir() and path.name not in _OWN and not path.name.startswith(".")
   ]
   return page.table(("file", "MB"), rows)
 

@@ -402,6 +402,8 @@ def plain(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items())
   if isinstance(value, list):
     return ", ".join(map(str, value))
+  if isinstance(value, float) and value.is_integer() and abs(value) >= 1000:
+    return f"{value:,.0f}"  # as tokens
   return "" if value is None else str(value)
 
 

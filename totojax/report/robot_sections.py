@@ -11,7 +11,7 @@ from totojax.report import frame, page, plots, reading, shares
 from totojax.rundir import wording
 
 _ROWS = {
-  "blind": "no frame: a policy that feels alone",
+  "blind": "blind: its own joints, no frame",
   "state": "where everything is (upper bound)",
   "pixels": "small frames themselves",
 }
@@ -220,7 +220,7 @@ def cloned(folder: reading.RunFolder) -> str:
       " The error is the mean"
       " squared difference of actions over their mean square: 1 is a policy that does nothing."
       " Intervals of errors are of a bootstrap over held-out trajectories, those of trials"
-      f" Wilson's; {facts['seeds']} policies of each row.",
+      f" Wilson's; {wording.counted(facts['seeds'], 'policy', 'policies')} of each row.",
       "soft",
     )
   )
