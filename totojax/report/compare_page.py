@@ -30,6 +30,15 @@ def cells(row: Mapping[str, Any]) -> list[str]:
   return page.cells(COLUMNS, row)
 
 
+_PROBES = {
+  "knn": "nearest neighbours",
+  "linear": "a linear probe",
+  "attentive": "an attentive probe",
+  "blocks": "a probe of blocks",
+  "track": "tracking",
+}
+
+
 def _rows(folder: reading.RunFolder) -> list[dict[str, str]]:
   """The table; earlier versions had one measure, and did not name it."""
   return [{"measure": "top-1", "normed": ""} | row for row in folder.records("compare.csv")]
@@ -40,11 +49,13 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   rows = _rows(folder)
   measure = rows[0]["measure"]
   best = max((r for r in rows if r["measure"] == measure), key=lambda row: float(row["score"]))
-  line = (
-    f"{best['encoder']} is best by {best['probe']}: {100 * float(best['score']):.1f} % {measure}."
-  )
+  probe = _PROBES.get(best["probe"], best["probe"])
+  line = f"{best['encoder']} is best, by {probe}: {100 * float(best['score']):.1f} % {measure}"
+  if best["majority_top1"]:
+    line += f"; always the largest class: {100 * float(best['majority_top1']):.1f} %"
+  line += "."
   if not best["low"]:
-    return frame.Claim(line, "interval unknown")
+    return frame.Claim(line, "Interval unknown.")
   ends = f"95 % from {100 * float(best['low']):.1f} to {100 * float(best['high']):.1f} %"
   return frame.Claim(line, f"{ends}, on {wording.counted(int(best['n']), 'item')}.")
 

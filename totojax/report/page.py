@@ -169,9 +169,10 @@ FORMATS: Mapping[str, Callable[[float], str]] = {
 
 
 def facts(pairs: Mapping[str, str | None]) -> str:
-  """Big values over small names; None is left out."""
+  """Big values over small names, plurals of which lose their s under a 1; None is left out."""
+  under = lambda name, value: re.sub(r"([a-z]{3})s$", r"\1", name) if value == "1" else name
   items = "".join(
-    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
+    f"<li><b>{text(value)}</b><span>{text(under(name, value))}</span></li>"
     for name, value in pairs.items()
     if value is not None
   )
