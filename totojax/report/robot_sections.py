@@ -285,7 +285,7 @@ def _in_error(best: Mapping[str, Any], blind: Mapping[str, Any] | None) -> frame
     sure = "no interval: one trajectory is held out"
   if not blind:
     return frame.Claim(f"{line}.", f"{sure}; no blind policy stands beside it.")
-  less = best.get("less_than_blind") or {"low": None}
+  less: Mapping[str, Any] = best.get("less_than_blind") or {"low": None}
   good, gap = None, blind["error"]["mean"] - error["mean"]
   if less["low"] is not None:
     good = True if less["low"] > 0 else False if less["high"] < 0 else None

@@ -105,9 +105,9 @@ def _features(folder: reading.RunFolder) -> frame.Claim:
   parts = [
     f"{wording.counted(n, 'item')} {_SPLITS.get(name, f'in {name}')}" for name, n in counts.items()
   ]
-  settings = folder.json("config.json").get("features", {})
-  layers = ", ".join(map(str, settings.get("layers") or ())) or "all"
-  what = f"Layers: {layers}; one vector of each {_POOLS.get(settings.get('pool'), 'item')}."
+  asked = folder.json("config.json").get("features", {})
+  layers = ", ".join(map(str, asked.get("layers") or ())) or "all"
+  what = f"Layers: {layers}; one vector of each {_POOLS.get(asked.get('pool'), 'item')}."
   return frame.Claim(f"Features of {' and '.join(parts)}.", what)
 
 
