@@ -12,7 +12,7 @@ class Page(html.parser.HTMLParser):
   def __init__(self, source):
     super().__init__()
     self.open, self.ids, self.loads, self.parts = [], [], [], []
-    self.tags, self.links = [], []
+    self.tags, self.links, self._command = [], [], False
     self.feed(source)
     self.close()
     assert not self.open, self.open
@@ -37,10 +37,15 @@ class Page(html.parser.HTMLParser):
 
   def handle_endtag(self, tag):
     assert self.open.pop() == tag, tag
+    self._command = self._command and tag != "pre"
 
   def handle_data(self, data):
     if self.open and self.open[-1] != "style":
-      self.parts.append(data)
+      if self.parts and self._command and "pre" in self.open:
+        self.parts[-1] += data  # words of a command are elements
+      else:
+        self.parts.append(data)
+      self._command = "pre" in self.open
 
   @property
   def text(self):

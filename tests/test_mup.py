@@ -19,7 +19,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
 from totojax.models import layers, llama, platform
 from totojax.optim import adamw, mup
-from totojax.report import reading
+from totojax.report import check_sections, reading
 from totojax.tasks import pretrain
 
 BASE, WIDE = 64, 256
@@ -527,7 +527,7 @@ def test_coordinates_keep_their_size_with_mup_only(place, capsys):
     for row in folder.records("coordinates.csv")
   ]
   assert len(rows) == 2 * 2 * 5  # kinds, widths, updates 0 to 4
-  found = coordinates.ratios(rows)
+  found = check_sections.ratios(rows)
   for quantity in ("residual", "logits"):
     assert 0.5 < found["mup"][quantity] < 2.0, found
   assert found["standard"]["residual"] > 10, found

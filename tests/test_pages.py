@@ -94,7 +94,7 @@ def test_stages_and_single_runs_have_pages(chain, tmp_path, undrawn):
   for stage, words in {
     "pretrain": "nats per token on held-out moving after 300 updates",
     "validate": "The model beats copying the previous frame.",
-    "tokenizer": "tokenizer is finished.",
+    "tokenizer": "A tokenizer.",
   }.items():
     text = pages.Page(read(chain / stage, tmp_path / stage)).text
     assert words in text and "What was run" in text and "another format" not in text, stage
@@ -115,7 +115,7 @@ def test_every_run_has_a_verdict(chain, tmp_path, undrawn):
   del undrawn
   for job, files_of, words in (
     ("clone", {}, "The run is not finished."),
-    ("tokenize", {"plan.json": "{}", "done.json": "{}"}, "tokenize is finished."),
+    ("tokenize", {"plan.json": "{}", "done.json": "{}"}, "The run is finished."),
   ):
     folder = tmp_path / job
     folder.mkdir()
@@ -253,6 +253,18 @@ return {
   loaded: performance.getEntriesByType("resource").map((e) => e.name)
     .filter((name) => !name.startsWith("data:")),
   colour: getComputedStyle(document.body).backgroundColor,
+  torn: [...document.querySelectorAll("pre")].filter(shown).flatMap((e) => {
+    const torn = [], walk = document.createTreeWalker(e, NodeFilter.SHOW_TEXT);
+    for (let node = walk.nextNode(); node; node = walk.nextNode())
+      for (const found of node.data.matchAll(/--[a-z]/g)) {
+        const range = document.createRange();
+        range.setStart(node, found.index);
+        range.setEnd(node, found.index + 3);
+        const tops = new Set([...range.getClientRects()].map((r) => Math.round(r.top)));
+        if (tops.size > 1) torn.push(node.data.slice(found.index, found.index + 40));
+      }
+    return torn;
+  }),
 };
 """
 
@@ -268,9 +280,13 @@ def test_on_a_phone_in_a_real_browser(chain, tmp_path):
     pytest.skip("no chromium, or no chromedriver, on this machine")
   read(chain, tmp_path / "chain")
   side_by_side.write(tmp_path / "several", several(chain, tmp_path))
-  # Negative control: a table that cannot break its line, and grey on grey.
+  # Negative control: what is too wide, grey on grey, and flags that break as text does.
   bad = page.page(
-    "bad", ['<p style="color: #888; background: #777">x</p><p style="width: 600px">y']
+    "bad",
+    [
+      '<p style="color: #888; background: #777">x</p><p style="width: 600px">y',
+      *(f"<pre><code>{'x' * n} --config.a=b</code></pre>" for n in range(20, 50)),
+    ],
   )
   (tmp_path / "bad.html").write_text(bad)
   options = webdriver.ChromeOptions()
@@ -293,11 +309,12 @@ def test_on_a_phone_in_a_real_browser(chain, tmp_path):
         seen = browser.execute_script(_SEEN)
         assert seen["wide"] <= 390 and not seen["over"], (name, seen)
         assert not seen["tables"] and not seen["cueless"] and not seen["loaded"], (name, seen)
+        assert not seen["torn"], (name, seen["torn"])
         assert seen["contrast"][0] >= 4.5, (name, scheme, seen["contrast"])
         colours.add(seen["colour"])
     assert len(colours) == 2  # dark is another page than light
     browser.get(f"file://{tmp_path / 'bad.html'}")
     seen = browser.execute_script(_SEEN)
-    assert seen["over"] and seen["contrast"][0] < 4.5, seen
+    assert seen["over"] and seen["torn"] and seen["contrast"][0] < 4.5, seen
   finally:
     browser.quit()

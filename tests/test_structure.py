@@ -48,7 +48,7 @@ RANKS = {
   "notebook": 6.5,
   "": 7,
 }
-ALONE = {"report": {"rundir.console", "rundir.files", "rundir.metrics"}}
+ALONE = {"report": {"rundir.console", "rundir.files", "rundir.metrics", "rundir.wording"}}
 
 # Distribution -> the extra that brings it.
 OPTIONAL = {

@@ -25,7 +25,7 @@ from totojax.data.sources import cater, items as items_lib
 from totojax.evals import cells, resampled
 from totojax.jobs.probe import seeds
 from totojax.report import cater_sections, frame, shares
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 from totojax.storage import outside, reading
 
 _COLUMNS = ("id", "label", "predicted", "rank")
@@ -98,7 +98,10 @@ def run(config: config_lib.Cater, workdir: epath.Path, interrupted: jobs.Interru
   for line in cater_sections.sentences(facts):
     console.say(line)
   if clips.missing:
-    console.say(f"{len(clips.missing)} clips are missing or wrong: {workdir / 'missing.csv'}")
+    console.say(
+      f"{wording.counted(len(clips.missing), 'clip')} are missing or wrong:"
+      f" {workdir / 'missing.csv'}"
+    )
   path = frame.write(workdir, cater_sections.PAGE)
   console.say(f"report: {path}")
   return True
@@ -180,7 +183,8 @@ def _predictions(path: str, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
       )
   if lacking := [id_ for id_ in clips.ids if id_ not in found]:
     raise ValueError(
-      f"{table} lacks {len(lacking)} of {len(clips.ids)} clips of the list, the first of them"
+      f"{table} lacks {len(lacking)} of {wording.counted(len(clips.ids), 'clip')} of the list,"
+      " the first of them"
       f" {lacking[0]!r}; score the run on all of them"
     )
   both = np.array([found[id_] for id_ in clips.ids])

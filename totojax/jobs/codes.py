@@ -22,7 +22,7 @@ from totojax.data.sources import code_files, files as files_lib
 from totojax.data.store import certificates, manifests, shards
 from totojax.data.store.store import Store
 from totojax.evals import token_counts
-from totojax.rundir import console, directory
+from totojax.rundir import console, directory, wording
 from totojax.tokenizers import split as split_lib
 
 
@@ -53,8 +53,9 @@ def run(config: Codes, workdir: epath.Path, interrupted: jobs.Interrupted) -> bo
   stores = [Store(writer.path, writer.manifest) for writer in writers.values()]
   for part, store in zip(parts.values(), stores):
     print(
-      f"{store.path}: {len(store)} records of {store.manifest.frames} frames from"
-      f" {len(part.files)} files; their tokenizer is {mark}"
+      f"{store.path}: {wording.counted(len(store), 'record')} of"
+      f" {wording.counted(store.manifest.frames, 'frame')} from"
+      f" {wording.counted(len(part.files), 'file')}; their tokenizer is {mark}"
     )
   certificates.certify(stores)
   for store in stores:
@@ -93,7 +94,8 @@ def _parts(config: Codes) -> Mapping[str, _Part]:
     shared = np.isin(ranks[count:], ranks[:count])
     if shared.any():
       raise ValueError(
-        f"{shared.sum()} records of codes.val_files have ids of items in codes.files; what is held"
+        f"{wording.counted(shared.sum(), 'record')} of codes.val_files have ids of items in"
+        " codes.files; what is held"
         " out must not be trained on: leave them out of one"
       )
     groups = {"train": (files[: len(paths)], None), "val": (files[len(paths) :], None)}
@@ -113,7 +115,8 @@ def _threshold(ranks: np.ndarray, frac: float) -> np.uint64:
   items = np.unique(ranks)
   if len(items) < 2:
     raise ValueError(
-      f"codes.val_frac is {frac}, and all {len(ranks)} records are of one item; set codes.val_files"
+      f"codes.val_frac is {frac}, and all {wording.counted(len(ranks), 'record')} are of one"
+      " item; set codes.val_files"
       " in its place"
     )
   return items[min(max(1, round(frac * len(items))), len(items) - 1) - 1]

@@ -23,13 +23,11 @@ from totojax.config import studies
 from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import training
 from totojax.jobs.sweep import expand
-from totojax.report import plots
+from totojax.report import check_sections, plots
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 
 QUANTITIES = ("residual", "logits", "attention")
-STEADY = ("residual", "logits")  # attention may shrink: q k is a mean under µP
-RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
 
 
 def run(config: studies.CoordCheckJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -109,28 +107,8 @@ def coordinates(task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array) -> d
   return quantities | {"attention": jnp.mean(jnp.abs(scores_BHTS)) * scale}
 
 
-def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-  """Parametrisation -> quantity -> largest width's over smallest width's.
-
-  After the last update.
-  """
-  out = {}
-  for row in sorted(_last(rows), key=lambda row: row["width"]):
-    out.setdefault(row["parametrisation"], []).append(row)
-  return {
-    kind: {q: own[-1][q] / own[0][q] for q in QUANTITIES if q in own[0]}
-    for kind, own in out.items()
-  }
-
-
-def _last(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-  """Those after the last update."""
-  last = max(row["update"] for row in rows)
-  return [row for row in rows if row["update"] == last]
-
-
 def _print(rows: list[Mapping[str, Any]]) -> None:
-  rows = _last(rows)
+  growths, rows = check_sections.ratios(rows), check_sections.last(rows)
   quantities = [q for q in QUANTITIES if q in rows[0]]
   table = rich_table.Table("", title=f"mean |x| after {rows[0]['update']} updates")
   for head in ("width", *quantities):
@@ -139,8 +117,8 @@ def _print(rows: list[Mapping[str, Any]]) -> None:
     values = [f"{row[q]:.4g}" for q in quantities]
     table.add_row(row["parametrisation"], str(row["width"]), *values)
   rich_console.Console().print(table)
-  for kind, growth in ratios(rows).items():
+  for kind, growth in growths.items():
     text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in growth.items())
-    keeps = all(RANGE[0] <= growth[q] <= RANGE[1] for q in STEADY)
+    keeps = check_sections.is_steady(growth)
     claim = "keep their size" if keeps else "do not keep their size"
     console.say(f"{kind}: {text} from the smallest to the largest width; {claim}")

@@ -29,7 +29,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import short, stores
 from totojax.models import taps
-from totojax.rundir import files, pieces, provenance
+from totojax.rundir import files, pieces, provenance, wording
 from totojax.trained import backbone, encoders, model as pretrained, ready, shipped
 
 Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
@@ -262,7 +262,10 @@ def _finish(
       skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
       ways[part.name] |= note.get("short", {})
     items, table = len(part.listing.items), workdir / short.FILE
-    print(f"{part.path}: features of {len(ids)} clips from {items} items")
+    print(
+      f"{part.path}: features of {wording.counted(len(ids), 'clip')} from"
+      f" {wording.counted(items, 'item')}"
+    )
     short.report(part.name, ways[part.name], part.spec, items=items, where=table)
     if not ids:
       empty.append(part.name)
@@ -276,7 +279,7 @@ def _finish(
   short.write(workdir, ways)
   stores.write_missing(parts, workdir)
   if skipped:
-    print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")
+    print(f"{wording.counted(len(skipped), 'item')} gave no clip: {workdir / 'skipped.csv'}")
   if empty:
     raise ValueError(
       f"no item of {', '.join(empty)} gave a clip, the first of them because:"

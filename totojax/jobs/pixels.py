@@ -31,7 +31,7 @@ from totojax.data.pixels import (
 from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
 from totojax.jobs.tokenize import short
-from totojax.rundir import directory, files
+from totojax.rundir import directory, files, wording
 from totojax.storage import objects, outside
 
 _STILL = ("size_px", "least_px", "most_px")  # keys of squares that stand still
@@ -149,7 +149,7 @@ def decode(
     if total.restarts:
       print(decode_lib.slowed(total.restarts))
     if skipped.rows:
-      print(f"{len(skipped.rows)} videos were skipped; see {skipped.path}")
+      print(f"{wording.counted(len(skipped.rows), 'video')} were skipped; see {skipped.path}")
   return finished
 
 

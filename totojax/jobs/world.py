@@ -23,7 +23,7 @@ from totojax.data.pixels import workers
 from totojax.data.store import certificates, fill, manifests, shards
 from totojax.data.store.store import Store
 from totojax.report import frame, world_sections
-from totojax.rundir import console, directory, files, pieces
+from totojax.rundir import console, directory, files, pieces, wording
 from totojax.world import cater, davis, delivery, ego4d, processes, records
 
 PARTS = "parts"  # a note for each clip, until all are there
@@ -235,4 +235,7 @@ def _finish(config: World, workdir: epath.Path) -> None:
     )
   files.remove(workdir / PARTS)
   frame.write(workdir, world_sections.PAGE)
-  console.say(f"{config.amount.train + config.amount.val} clips; report: {workdir / 'report.html'}")
+  console.say(
+    f"{wording.counted(config.amount.train + config.amount.val, 'clip')}; report:"
+    f" {workdir / 'report.html'}"
+  )

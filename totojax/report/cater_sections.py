@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from totojax.report import frame, page, paper, plots, reading
+from totojax.rundir import wording
 
 _NAMES = {
   "last seen": "rule: the last visible place",
@@ -20,6 +21,8 @@ _GROUPS = {
   "seen": "Nothing covers the snitch at the end",
 }
 
+_WHERE = {"all": "Over all clips", "carried": "Where the snitch is carried while it is hidden"}
+
 
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """Whether a model is better than the last visible place, where the snitch is carried."""
@@ -32,12 +35,16 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
     raise reading.Missing("metrics.json has no model")
   if not told:
     row = max(mine, key=lambda one: one["top1"] or 0.0)
-    said = f"top-1 {_percent(row, 'top1')}, 95 %, on {row['n']} clips"
+    said = f"top-1 {_percent(row, 'top1')}, 95 %, on {wording.counted(row['n'], 'clip')}"
     return frame.Claim(f"{row['name']}: top-1 {100 * (row['top1'] or 0):.1f} %.", said)
   best = next((one for one in told if one["top1"] or one["l1"]), told[0])
   row = next(r for r in mine if (r["name"], r["group"]) == (best["name"], best["group"]))
-  said = f"top-1 {_percent(row, 'top1')}, L1 {_cells(row)}, 95 %, on {row['n']} clips"
-  return frame.Claim(f"{_verdict(best)}.", said, bool(best["top1"] or best["l1"]) or None)
+  said = (
+    f"top-1 {_percent(row, 'top1')}, L1 {_cells(row)}, 95 %, on {wording.counted(row['n'], 'clip')}"
+  )
+  line = _verdict(best).partition(" (")[0]
+  said = f"{said}; surely: intervals do not meet"
+  return frame.Claim(f"{line}.", said, bool(best["top1"] or best["l1"]) or None)
 
 
 def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -45,7 +52,8 @@ def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
   for row in facts["rows"]:
     if row["n"] and row["name"] in facts["models"]:
       yield (
-        f"{row['name']}, {row['group']} ({row['n']} clips, {row['runs']} runs): top-1"
+        f"{row['name']}, {row['group']} ({wording.counted(row['n'], 'clip')},"
+        f" {wording.counted(row['runs'], 'run')}): top-1"
         f" {_percent(row, 'top1')}, top-5 {_percent(row, 'top5')}, L1 {_cells(row)}"
       )
   for one in facts["verdicts"]:
@@ -68,10 +76,11 @@ def _cells(row: Mapping[str, Any]) -> str:
 
 def _verdict(one: Mapping[str, Any]) -> str:
   surely = [name for key, name in (("top1", "top-1"), ("l1", "L1")) if one[key]]
-  said = f"better in {' and in '.join(surely)}" if surely else "not surely better"
+  said = f"surely better in {' and in '.join(surely)}" if surely else "not surely better"
+  where = _WHERE.get(one["group"], one["group"])
   return (
-    f"{one['name']}, {one['group']} ({one['n']} clips): {said} than the last visible place"
-    " (intervals that do not meet)"
+    f"{where}, {one['name']} is {said} than the last visible place"
+    f" ({wording.counted(one['n'], 'clip')}; surely: intervals that do not meet)"
   )
 
 
@@ -87,17 +96,20 @@ def found(folder: reading.RunFolder) -> str:
       continue
     lines = [
       (
-        _NAMES.get(row["name"], f"{row['name']}, {row['runs']} runs"),
+        _NAMES.get(row["name"], f"{row['name']}, {wording.counted(row['runs'], 'run')}"),
         _percent(row, "top1"),
         _percent(row, "top5"),
         _cells(row),
       )
       for row in rows
     ]
-    head = (f"{_GROUPS[group]}: {rows[0]['n']} clips", "top-1", "top-5", "L1")
+    head = (f"{_GROUPS[group]}: {wording.counted(rows[0]['n'], 'clip')}", "top-1", "top-5", "L1")
     out.append(page.table(head, lines))
   if facts["n"] != facts["n_expected"]:
-    absent = f"{facts['n_expected'] - facts['n']} of {facts['n_expected']} clips are missing."
+    absent = (
+      f"{facts['n_expected'] - facts['n']} of"
+      f" {wording.counted(facts['n_expected'], 'clip')} are missing."
+    )
     out.append(page.paragraph(absent, "missing"))
   side = facts["side"]
   out.append(
@@ -135,7 +147,9 @@ def distances(folder: reading.RunFolder) -> str:
     axes.set(xlabel="cells off, at most", ylabel="clips, %", ylim=(0, 103))
     axes.legend(fontsize=8, loc="lower right")
 
-  caption = f"{_GROUPS[group]}: {len(mine)} clips, and how far off the named cell is."
+  caption = (
+    f"{_GROUPS[group]}: {wording.counted(len(mine), 'clip')}, and how far off the named cell is."
+  )
   return plots.figure(draw, caption, name="cells", label="How far off the named cell is")
 
 
@@ -144,7 +158,9 @@ def published(folder: reading.RunFolder) -> str:
   if not folder.json("metrics.json")["paper"]:
     return ""
   lines = [(name, model, *scores) for name, model, *scores in paper.TABLE_12_ROWS]
-  told = ", ".join(f"{text} at {n} frames" for n, (text, _) in paper.TABLE_12.items())
+  told = ", ".join(
+    f"{text} at {wording.counted(n, 'frame')}" for n, (text, _) in paper.TABLE_12.items()
+  )
   return page.table(("the paper's", "model", "16 frames", "32 frames"), lines, words=2) + (
     page.paragraph(
       "Top-1 on CATER itself, as printed in the paper's Table 12: the first two rows are other"

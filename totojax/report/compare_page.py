@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from totojax.report import frame, page, plots, reading
+from totojax.rundir import wording
 
 COLUMNS: tuple[page.Column, ...] = (
   ("encoder", "{encoder}"),
@@ -29,22 +30,38 @@ def cells(row: Mapping[str, Any]) -> list[str]:
   return page.cells(COLUMNS, row)
 
 
+_PROBES = {
+  "knn": "nearest neighbours",
+  "linear": "a linear probe",
+  "attentive": "an attentive probe",
+  "blocks": "a probe of blocks",
+  "track": "tracking",
+}
+
+
+def _rows(folder: reading.RunFolder) -> list[dict[str, str]]:
+  """The table; earlier versions had one measure, and did not name it."""
+  return [{"measure": "top-1", "normed": ""} | row for row in folder.records("compare.csv")]
+
+
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """The best encoder of the first measure."""
-  rows = folder.records("compare.csv")
+  rows = _rows(folder)
   measure = rows[0]["measure"]
   best = max((r for r in rows if r["measure"] == measure), key=lambda row: float(row["score"]))
-  line = (
-    f"{best['encoder']} is best by {best['probe']}: {100 * float(best['score']):.1f} % {measure}."
-  )
+  probe = _PROBES.get(best["probe"], best["probe"])
+  line = f"{best['encoder']} is best, by {probe}: {100 * float(best['score']):.1f} % {measure}"
+  if best["majority_top1"]:
+    line += f"; always the largest class: {100 * float(best['majority_top1']):.1f} %"
+  line += "."
   if not best["low"]:
-    return frame.Claim(line, "interval unknown")
+    return frame.Claim(line, "Interval unknown.")
   ends = f"95 % from {100 * float(best['low']):.1f} to {100 * float(best['high']):.1f} %"
-  return frame.Claim(line, f"{ends}, on {best['n']} items.")
+  return frame.Claim(line, f"{ends}, on {wording.counted(int(best['n']), 'item')}.")
 
 
 def _section(folder: reading.RunFolder) -> str:
-  rows = folder.records("compare.csv")
+  rows = _rows(folder)
   probes = list(dict.fromkeys(row["probe"] for row in rows))
   names = list(dict.fromkeys(row["encoder"] for row in rows))
   measures = list(dict.fromkeys(row["measure"] for row in rows))
@@ -72,7 +89,7 @@ def _section(folder: reading.RunFolder) -> str:
     told.append(
       f"Top-1 on {n} held-out items of the layer that a hold-out chose, mean over seeds"
       if measure == "top-1"
-      else f"{measure} of {n} sequences at the best layer"
+      else f"{measure} of {wording.counted(int(n), 'sequence')} at the best layer"
     )
   caption = f"{'; '.join(told)}; bars are 95 % intervals; dashed: always the largest class."
   figure = plots.figure(draw, caption, name="compare", label="Encoders by probe")

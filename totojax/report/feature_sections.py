@@ -1,14 +1,17 @@
 """Sections of a report about features as pictures: components and likeness."""
 
 from totojax.report import frame, page, reading
+from totojax.rundir import wording
 
 
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """What is drawn; nothing is scored."""
   facts = folder.json("feature_maps.json")
   rows = dict.fromkeys(one["row"] for one in facts["drawn"])
-  line = f"Features of {', '.join(rows)} on {facts['clips']:,} clips, as pictures."
-  return frame.Claim(line, "nothing is scored: no interval")
+  count = wording.counted(facts["clips"], "clip")
+  line = f"What each layer of {', '.join(rows)} tells apart in {count}, as pictures."
+  more = "Places of one colour are alike to a layer. Tracking and probes score the same features."
+  return frame.Claim(line, more)
 
 
 def components(folder: reading.RunFolder) -> str:

@@ -92,7 +92,7 @@ def _no_verdict(folder: reading.RunFolder) -> Claim:
   """What stands above a page whose run does not say how it came out."""
   done = (folder.path / "done.json").exists()
   line = "The run is finished." if done else "The run is not finished."
-  return Claim(line, "there is no verdict yet" if not done else "nothing in it is judged")
+  return Claim(line, "What it found cannot be read: see below." if done else "No verdict yet.")
 
 
 def _sections(

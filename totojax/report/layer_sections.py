@@ -9,6 +9,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, provenance, reading, shares
+from totojax.rundir import wording
 
 # Sources with one layer are levels, not curves.
 NAMES = {
@@ -168,7 +169,8 @@ def seeds(folder: reading.RunFolder, stage: str) -> str:
     )
     caption = (
       f"{question}: top-1 on {facts['n']} validation items of {facts['classes']} classes, mean of"
-      f" {facts['seeds']} seeds, of the best setting of each layer; dashed, without layers."
+      f" {wording.counted(facts['seeds'], 'seed')}, of the best setting of each layer; dashed,"
+      " without layers."
     )
     draw, label = by_layer(_over_seeds(question_rows)), f"Probe accuracy by layer: {question}"
     results = [{"name": NAMES.get(n, n), **_below(facts, n)} for n in names]
@@ -247,13 +249,15 @@ def claim(folder: reading.RunFolder, stage: str = ".") -> frame.Claim:
     best = max(top1, key=top1.__getitem__)
     line = f"Top-1 of {NAMES.get(best, best)}: {100 * top1[best]:.1f} %"
     line += f"; always the largest class: {100 * metrics['majority_top1']:.1f} %."
-    return frame.Claim(line, f"{shares.percent(top1[best], n)}, 95 %, on {n:,} items.")
+    return frame.Claim(
+      line, f"{shares.percent(top1[best], n)}, 95 %, on {wording.counted(n, 'item')}."
+    )
   ours = top1.pop("trained")
   best = max(top1, key=top1.__getitem__)
   low, high = shares.difference(ours, top1[best], n)
   gap = 100 * (ours - top1[best])
   sure = f"{gap:+.1f} points against the best other: {NAMES.get(best, best)} (95 % from "
-  sure += f"{100 * low:+.1f} to {100 * high:+.1f}), on {n:,} items."
+  sure += f"{100 * low:+.1f} to {100 * high:+.1f}), on {wording.counted(n, 'item')}."
   if low <= 0 <= high:
     return frame.Claim("No sure difference between the trained backbone and the rest.", sure)
   word = "above" if gap > 0 else "below"
@@ -267,9 +271,13 @@ def nearest(folder: reading.RunFolder) -> frame.Claim:
   best = max(keys, key=lambda key: metrics[key + ends])
   name, _, k = best.rpartition("/k")
   value, low, high = (100 * metrics[f"{best}{ends}{end}"] for end in ("", "_low", "_high"))
-  line = f"{k} neighbours of {name} are right in {value:.1f} %"
-  line += f"; always the largest class: {100 * metrics['majority_top1']:.1f} %."
-  return frame.Claim(line, f"95 % from {low:.1f} to {high:.1f} %, on {metrics['n']:,} items.")
+  largest = 100 * metrics["majority_top1"]
+  line = f"{wording.counted(int(k), 'nearest neighbour')} by features of {name}"
+  line += f" {'names' if k == '1' else 'name'} the class of {value:.1f} % of items rightly"
+  line += f"; always the largest class: {largest:.1f} %."
+  good = True if low > largest else False if high < largest else None
+  n = wording.counted(metrics["n"], "held-out item")
+  return frame.Claim(line, f"95 % from {low:.1f} to {high:.1f} %, on {n}.", good)
 
 
 def pays(folder: reading.RunFolder) -> frame.Claim:
@@ -288,9 +296,9 @@ def pays(folder: reading.RunFolder) -> frame.Claim:
   interval = (
     f"{name}: {100 * facts['trained/top1']:.1f} % (95 % from {100 * facts['trained/low']:.1f} to"
     f" {100 * facts['trained/high']:.1f}); the best of the others at most"
-    f" {100 * facts[best]:.1f} %; {facts['seeds']} seeds."
+    f" {100 * facts[best]:.1f} %; {wording.counted(facts['seeds'], 'seed')}."
   )
-  line = f"Pre-training surely pays in {len(sure)} of {len(found)} questions"
+  line = f"Pre-training surely pays in {len(sure)} of {wording.counted(len(found), 'question')}"
   return frame.Claim(
     line + (f": {', '.join(sure)}." if sure else "."), interval, bool(sure) or None
   )

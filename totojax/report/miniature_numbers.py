@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from totojax.report import layer_sections, model_sections, page, reading, shares, verdict
-from totojax.rundir import console
+from totojax.rundir import console, wording
 
 _HOLDOUT = f"/{layer_sections.HOLDOUT}/top1"
 _NO_MODELS = {"copy", "pixels", "histogram", "blind", "state", "last seen", "frequent", "chance"}
@@ -93,7 +93,7 @@ def _top1(folder: reading.RunFolder, what: str) -> Number:
   "peak": at the layer that is best on the held-out items, as figures show it.
   """
   metrics = folder.json("metrics.json")
-  items = f"{metrics['n']:,} items"
+  items = wording.counted(metrics["n"], "item")
   if "majority_top1" in metrics:
     items += f", the largest class {100 * metrics['majority_top1']:.1f} %"
   if what == "peak":
@@ -115,7 +115,9 @@ def _loss(folder: reading.RunFolder, what: str) -> Number:
   source = what or model_sections.sources(row)[0]
   loss, n = row[f"{source}/loss"], row.get(f"{source}/n")
   return Number(
-    loss, _nats(loss, row.get(f"{source}/loss_sem")), f"{n:,.0f} sequences" if n else ""
+    loss,
+    _nats(loss, row.get(f"{source}/loss_sem")),
+    wording.counted(round(n), "sequence") if n else "",
   )
 
 
@@ -131,7 +133,7 @@ def _by_place(folder: reading.RunFolder, what: str) -> Number:
   mine = table["frame"] == frame if frame is not None else table["frame"] >= 4
   means, weights = table["mean"][mine][:count], table["n"][mine][:count]
   value = float(np.average(means, weights=weights))
-  return Number(value, _nats(value, None), f"{int(weights.max()):,} sequences")
+  return Number(value, _nats(value, None), wording.counted(int(weights.max()), "sequence"))
 
 
 def _counts(folder: reading.RunFolder, what: str) -> Number:
@@ -143,11 +145,11 @@ def _counts(folder: reading.RunFolder, what: str) -> Number:
   grams = fact["ngrams"][{"codes": 0, "bigrams": 1}[kind]]
   distinct = grams["distinct"]
   of = f" of {fact['vocab']:,}" if "vocab" in fact and kind == "codes" else ""
-  return Number(distinct, f"{distinct:,}{of}", f"{grams['images']:,} images")
+  return Number(distinct, f"{distinct:,}{of}", wording.counted(grams["images"], "image"))
 
 
 def _records(fact: Mapping[str, Any]) -> str:
-  return f"{fact['records']:,} records"
+  return wording.counted(fact["records"], "record")
 
 
 def _named(rows: list[dict[str, Any]], what: str, key: str = "row") -> dict[str, Any]:
@@ -160,27 +162,27 @@ def _tracked(folder: reading.RunFolder, what: str) -> Number:
   value = row[facts["score"]]
   shown = f"J&F {_percent(value, row.get('low'), row.get('high'))}"
   shown += f" at layer {row['layer']}" if row["last_layer"] else ""
-  return Number(value, shown, f"{facts['sequences']} sequences")
+  return Number(value, shown, wording.counted(facts["sequences"], "sequence"))
 
 
 def _foreseen(folder: reading.RunFolder, what: str) -> Number:
   facts = folder.json("metrics.json")
   value, ends = facts[what], facts.get("interval", {}).get(what) or (None, None)
   sure = "" if None in ends else f" ({ends[0]:.1f} to {ends[1]:.1f})"
-  return Number(value, f"{value:.1f} %{sure}", f"{facts['n']:,} queries")
+  return Number(value, f"{value:.1f} %{sure}", wording.counted(facts["n"], "query", "queries"))
 
 
 def _snitch(folder: reading.RunFolder, what: str) -> Number:
   rows = folder.json("metrics.json")["rows"]
   row = _named([row for row in rows if row["group"] == "all"], what, "name")
   shown = _percent(row["top1"], row["top1_low"], row["top1_high"])
-  return Number(row["top1"], shown, f"{row['n']:,} clips")
+  return Number(row["top1"], shown, wording.counted(row["n"], "clip"))
 
 
 def _cloned(folder: reading.RunFolder, what: str) -> Number:
   trials = _named(folder.json("metrics.json")["rows"], what)["trials"]
   share = trials["successes"] / trials["n"]
-  return Number(share, shares.percent(share, trials["n"]), f"{trials['n']} trials")
+  return Number(share, shares.percent(share, trials["n"]), wording.counted(trials["n"], "trial"))
 
 
 def _corrected(folder: reading.RunFolder, what: str) -> Number:
@@ -188,7 +190,7 @@ def _corrected(folder: reading.RunFolder, what: str) -> Number:
   row = _named(facts["rows"], what)
   last = row["last"]
   shown = _percent(last["mean"], last["low"], last["high"])
-  return Number(last["mean"], shown, f"{facts['seeds']} x {row['n_ep']} trials")
+  return Number(last["mean"], shown, f"{facts['seeds']} x {wording.counted(row['n_ep'], 'trial')}")
 
 
 def _optimum(folder: reading.RunFolder, what: str) -> Number:
@@ -198,7 +200,7 @@ def _optimum(folder: reading.RunFolder, what: str) -> Number:
   value = float(row["log2_lr"] or row["grid"])
   low, high = (float(row[end] or "nan") for end in ("low", "high"))
   ends = f" (2^{low:.1f} to 2^{high:.1f})" if np.isfinite([low, high]).all() else ""
-  return Number(value, f"2^{value:.1f}{ends}", f"{row['seeds']} seeds")
+  return Number(value, f"2^{value:.1f}{ends}", wording.counted(row["seeds"], "seed"))
 
 
 def _exponent(folder: reading.RunFolder, what: str) -> Number:
@@ -206,7 +208,11 @@ def _exponent(folder: reading.RunFolder, what: str) -> Number:
   laws = folder.json("laws.json")
   value, ends = laws["law"]["b"], laws.get("b_interval_95")
   sure = f" (-{ends[1]:.3f} to -{ends[0]:.3f})" if ends else ""
-  return Number(value, f"exponent -{value:.3f}{sure}", f"{laws['points']} points of the frontier")
+  return Number(
+    value,
+    f"exponent -{value:.3f}{sure}",
+    f"{wording.counted(laws['points'], 'point')} of the frontier",
+  )
 
 
 def _end(folder: reading.RunFolder, what: str) -> Number:

@@ -10,7 +10,7 @@ import shlex
 from typing import Any
 
 from totojax.report import frame, miniature_numbers, page, reading
-from totojax.rundir import console
+from totojax.rundir import console, wording
 
 FAILURES = "failures.json"  # of the chain: stage -> why it failed
 CONFIG = "configs/paper/miniature.py"
@@ -88,7 +88,7 @@ def _state(root: reading.RunFolder, part: Mapping[str, Any]) -> str:
     return f"failed: {', '.join(bad)}"
   if len(done) == len(stages):
     return "done"
-  return _NOT_YET if not done else f"{len(done)} of {len(stages)} runs are done"
+  return _NOT_YET if not done else f"{len(done)} of {wording.counted(len(stages), 'run')} are done"
 
 
 def line(root: reading.RunFolder, part: Mapping[str, Any]) -> str:

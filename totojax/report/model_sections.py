@@ -16,6 +16,7 @@ from totojax.report import (
   verdict,
   video_sections,
 )
+from totojax.rundir import wording
 
 BARS = "Bars: two standard errors, with tokens taken as independent."
 
@@ -42,12 +43,17 @@ def trained(folder: reading.RunFolder) -> frame.Claim:
     ends = [row for row in rows if row.get("loss") is not None]
     if not ends:
       raise reading.Missing("metrics.jsonl has no loss yet")
-    line = f"{ends[-1]['loss']:.3f} nats per token in training after {ends[-1]['step']:,} updates."
+    line = (
+      f"{ends[-1]['loss']:.3f} nats per token in training after"
+      f" {wording.counted(ends[-1]['step'], 'update')}."
+    )
     return frame.Claim(line, "nothing was held out: no interval")
   row = last[-1]
   source = sources(row)[0]
   line = f"{row[f'{source}/loss']:.3f} nats per token on held-out {source}"
-  return frame.Claim(f"{line} after {row['step']:,} updates.", interval(row, source))
+  return frame.Claim(
+    f"{line} after {wording.counted(row['step'], 'update')}.", interval(row, source)
+  )
 
 
 def sources(row: Mapping[str, Any]) -> list[str]:
@@ -80,7 +86,7 @@ def interval(row: Mapping[str, Any], source: str) -> str:
   if sem is None:
     return verdict.UNKNOWN
   n = row.get(f"{source}/n")
-  of = f", {n:,.0f} sequences" if n else ""
+  of = f", {wording.counted(round(n), 'sequence')}" if n else ""
   return f"95 % from {loss - verdict.Z * sem:.3f} to {loss + verdict.Z * sem:.3f}{of}"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 import html
 import io
 import pathlib
+import re
 import string
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from totojax.rundir import console
 
 Column = tuple[str, str]  # head, and template of the cells
+MOST_LETTERS = 26  # of numbers in a line of a phone's table
 LEAST_WIDTH, STRIP_WIDTH = 320, 720  # pixels that small images are enlarged to; above, strips
 STYLE = pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
@@ -75,9 +77,11 @@ def pair(figures: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1) -> str:
   """A table in a box that scrolls; columns after `words` hold numbers.
 
-  On a phone more than three columns are a card for each row, in which each cell
-  stands below its head.
+  On a phone more than three columns, or numbers that leave no room for words, are a
+  card for each row, in which each cell stands below its head.
   """
+  rows = [list(row) for row in rows]
+  lengths = (max((len(str(row[i])) for row in rows), default=0) for i in range(words, len(head)))
 
   def cells(tag, values):
     out = []
@@ -92,7 +96,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int =
 
   header = f"<thead>{cells('th', head)}</thead>" if head else ""
   body = "".join(cells("td", row) for row in rows)
-  kind = "scroll cards" if len(head) > 3 else "scroll"
+  kind = "scroll cards" if len(head) > 3 or sum(lengths) > MOST_LETTERS else "scroll"
   return f'<div class="{kind}" tabindex="0"><table>{header}<tbody>{body}</tbody></table></div>'
 
 
@@ -158,15 +162,17 @@ FORMATS: Mapping[str, Callable[[float], str]] = {
   "duration": console.duration,
   "share": share,
   "hours": lambda hours: f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}",
+  "gib": lambda value: f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}",
   "ms": lambda seconds: f"{1e3 * seconds:.3g}",
   "percent": lambda part: f"{100 * part:.1f}",  # under a head that says so
 }
 
 
 def facts(pairs: Mapping[str, str | None]) -> str:
-  """Big values over small names; None is left out."""
+  """Big values over small names, plurals of which lose their s under a 1; None is left out."""
+  under = lambda name, value: re.sub(r"([a-z]{3})s$", r"\1", name) if value == "1" else name
   items = "".join(
-    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
+    f"<li><b>{text(value)}</b><span>{text(under(name, value))}</span></li>"
     for name, value in pairs.items()
     if value is not None
   )
@@ -180,8 +186,19 @@ def terms(pairs: Iterable[tuple[str, str | None]]) -> str:
 
 
 def command(words: str) -> str:
-  """A command to copy."""
-  return f'<pre tabindex="0"><code>{text(words)}</code></pre>'
+  """A command to copy, whose words are broken only where a line cannot hold one.
+
+  Such a flag is broken before its value, and a value anywhere.
+  """
+  shown = []
+  for part in re.findall(r"""\s+|(?:'[^']*'|"[^"]*"|[^\s'"]|['"])+""", words):
+    flag, equals, value = part.partition("=")
+    if not value:
+      flag, equals = part, ""
+    value = f"<span>{text(value)}</span>" if value else ""
+    whole = f"<span>{text(flag + equals)}{value}</span>"
+    shown.append(part if part.isspace() else whole)
+  return f'<pre tabindex="0"><code>{"".join(shown)}</code></pre>'
 
 
 def bars(rows: Iterable[tuple[str, float, str]], *, highlighted: Container[str] = ()) -> str:

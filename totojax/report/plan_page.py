@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from totojax.report import frame, page, reading
-from totojax.rundir import console
+from totojax.rundir import console, wording
 
 _MESH = ("mesh (data, fsdp, tensor, sequence)", "{mesh}")
-_FITS, _PEAK = ("fits", "{fits}"), ("peak GiB", "{hbm_peak_gib:.2f}")
+_FITS, _PEAK = ("fits", "{fits}"), ("peak GiB", "{hbm_peak_gib:gib}")
 _MILLION = (
   ("chip-hours of a million", "{chip_hours_of_a_million:.3g}"),
   ("money of a million", "{money_of_a_million:.3g}"),
@@ -27,8 +27,8 @@ _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
     ("step, ms", "{step_ms:.1f}"),
     ("of the peak, estimate", "{mfu_estimate:.1%}"),
     ("tokens/s", "{tokens_per_s:,.0f}"),
-    ("days", "{days:,.2f}"),
-    ("chip-hours", "{chip_hours:,.0f}"),
+    ("days", "{days:hours}"),
+    ("chip-hours", "{chip_hours:hours}"),
     ("money", "{money:,.0f}"),
   ),
   "decode": (
@@ -87,7 +87,9 @@ def facts(plan: Mapping[str, Any]) -> dict[str, Any]:
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """Whether it fits and how long it takes."""
   plan = facts(folder.json("plan.json"))
-  place = f"{plan['chips'] or '?'} chips of {plan['topology'] or '?'}"
+  chips = plan["chips"]
+  place = wording.counted(chips, "chip") if chips else "? chips"
+  place += f" of {plan['topology'] or '?'}"
   if plan["fits"] is False:
     return frame.Claim(f"Does not fit {place}.", f"{plan['error']}", False)
   compiler = f" ({plan['compiler']})" if plan["compiler"] else ""
@@ -102,11 +104,11 @@ def headline(folder: reading.RunFolder) -> str:
     return page.table(("what to change",), [(line,) for line in plan["advice"] or ()])
   templates = {
     "parameters": "{parameters:short}",
-    "GiB of HBM at the peak": "{hbm_peak_gib:.2f}",
+    "GiB of HBM at the peak": "{hbm_peak_gib:gib}",
     "a step": "{step_s:ms} ms",
     "tokens/s": "{tokens_per_s:short}",
     "frames/s": "{frames_per_s:short}",
-    "chip-hours": "{chip_hours:,.0f}",
+    "chip-hours": "{chip_hours:hours}",
     "of the peak, estimate": "{mfu_estimate:.1%}",
     "money": "{money:,.0f}",
   }
@@ -117,11 +119,15 @@ def _claim(plan: Mapping[str, Any], place: str) -> str:
   match plan["what"]:
     case "decode":
       floor = page.filled(": weights and cache alone take {floor_s:ms} ms to read", plan)
-      return f"A token of each of {plan['batch']:,} sequences on {place}{floor or ''}"
+      return (
+        f"A token of each of {wording.counted(plan['batch'], 'sequence')} on {place}{floor or ''}"
+      )
     case "encode":
-      return f"{plan['batch']:,} frames to codes on {place}"
-  days = page.filled(": about {days:,.1f} days", plan)
-  return f"{console.short(plan['total_tokens'])} tokens on {place}{days or ''}"
+      return f"{wording.counted(plan['batch'], 'frame')} to codes on {place}"
+  days = plan["days"]
+  long = f": about {console.duration(86400 * days)}" if days is not None else ""
+  fits = "It fits: " if plan["fits"] else ""
+  return f"{fits}{console.short(plan['total_tokens'])} tokens on {place}{long}"
 
 
 def compared(folder: reading.RunFolder) -> str:
@@ -161,8 +167,9 @@ def memory(folder: reading.RunFolder) -> str:
     "weight_bytes": "weights",
     "cache_bytes": "cache",
   }
-  rows = [(name, f"{plan['hbm'][key]:.3f}") for key, name in in_gib.items()]
-  rows += [(name, f"{plan[key] / 2**30:.3f}") for key, name in in_bytes.items() if key in plan]
+  gib = page.FORMATS["gib"]
+  rows = [(name, gib(plan["hbm"][key])) for key, name in in_gib.items()]
+  rows += [(name, gib(plan[key] / 2**30)) for key, name in in_bytes.items() if key in plan]
   return page.table(("on each chip", "GiB"), rows)
 
 
@@ -178,10 +185,10 @@ def cycles(folder: reading.RunFolder) -> str:
     kernels.add(name)
   total = sum(parts.values())
   bars = (
-    (name, value, f"{value / 1e6:.1f} M, {value / total:.1%}")
+    (name, value, f"{console.short(value)}, {value / total:.1%}")
     for name, value in sorted(parts.items(), key=lambda item: -item[1])
   )
-  sentence = f"{total / 1e6:.1f} million cycles of one chip in a step."
+  sentence = f"{console.short(total)} cycles of one chip in a step."
   return page.bars(bars, highlighted=kernels) + page.paragraph(sentence, "soft")
 
 
@@ -199,8 +206,8 @@ def traffic(folder: reading.RunFolder) -> str:
     ("in a step", "{kind}"),
     ("over", "{over}"),
     ("count", "{count:,}"),
-    ("GB of arrays", "{payload_gb:.3f}"),
-    ("GB sent by a chip", "{sent_gb:.3f}"),
+    ("GB of arrays", "{payload_gb:gib}"),
+    ("GB sent by a chip", "{sent_gb:gib}"),
     ("ms alone", "{alone_ms:.1f}"),
   )
   rows = []

@@ -20,7 +20,7 @@ import numpy as np
 from numpy import typing as npt
 
 from totojax.report import page, reading
-from totojax.rundir import console, files
+from totojax.rundir import console, files, wording
 
 if TYPE_CHECKING:
   from matplotlib.typing import RcKeyType
@@ -30,6 +30,8 @@ Curves = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]  # (x, y) by name
 DPI = 160
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # when the colours are used up
 LEVEL = (0, (4, 3))  # dashes of a horizontal line
+# Points: height of a label of 8, its distance from its line; what is above and below the axes.
+LABEL, AWAY, ROUND = 10.0, 3.0, 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,26 +165,67 @@ def learning(*, train: Any, evals: Curves, levels: Mapping[str, float], xlabel: 
     axes.plot(*train, color=palette.ink, alpha=0.35, lw=1.0, label="training")
     for (name, curve), look in zip(evals.items(), palette.looks()):
       axes.plot(*curve, marker="o", ms=3.5, lw=1.4, label=f"held-out {name}", **look)
-    for name, level in levels.items():
+    for level in levels.values():
       axes.axhline(level, color=palette.ink, lw=0.9, ls=LEVEL, alpha=0.6)
+    axes.set(xlabel=xlabel, ylabel="nats per visual token", ylim=(0, None), xlim=(0, None))
+    points_high = 72 * axes.get_figure().get_size_inches()[1] - ROUND
+    scale = points_high / axes.get_ylim()[1]
+    apart = beside([scale * level for level in levels.values()])
+    for (name, level), shift in zip(levels.items(), apart):
       axes.annotate(
         f"{name} {level:.2f}",
         (1, level),
         xycoords=("axes fraction", "data"),
-        xytext=(-3, 3),
+        xytext=(-3, shift),
         textcoords="offset points",
         ha="right",
         va="bottom",
         color=palette.ink,
         fontsize=8,
       )
-    axes.set(xlabel=xlabel, ylabel="nats per visual token", ylim=(0, None), xlim=(0, None))
     axes.xaxis.set_major_formatter(short_ticks())
     # Under the axes: nothing in the plot is covered, on a phone neither.
     place = {"loc": "upper left", "bbox_to_anchor": (-0.02, 1.14), "ncols": 3}
     axes.legend(handlelength=1.4, columnspacing=1.2, borderpad=0, **place)
 
   return draw
+
+
+def beside(heights: Sequence[float]) -> list[float]:
+  """How far above its line each label begins, so that none covers a label or a line near by.
+
+  Labels of lines that are too near each other stand above and below all of these,
+  in the order of the lines.
+
+  Args:
+    heights: of the lines, in points from the axis.
+
+  Returns:
+    Points from each line to the lower end of its label, below 0 under it.
+  """
+  order = sorted(range(len(heights)), key=heights.__getitem__)
+  groups: list[list[int]] = [[i] for i in order]
+
+  def placed(group: list[int]) -> list[float]:
+    """Lower ends of the labels of lines that stand together, from the lowest on."""
+    low, high = heights[group[0]], heights[group[-1]]
+    below = min(len(group) // 2, int(max(low - AWAY, 0) // LABEL))
+    under = [low - AWAY - LABEL * (below - i) for i in range(below)]
+    return under + [high + AWAY + LABEL * i for i in range(len(group) - below)]
+
+  def ends(group: list[int]) -> tuple[float, float]:
+    starts = placed(group)
+    return min(starts[0], heights[group[0]]), max(starts[-1] + LABEL, heights[group[-1]])
+
+  i = 1
+  while i < len(groups):
+    if ends(groups[i - 1])[1] > ends(groups[i])[0]:
+      groups[i - 1 : i + 1] = [groups[i - 1] + groups[i]]
+      i = max(i - 1, 1)
+    else:
+      i += 1
+  found = {i: at - heights[i] for group in groups for i, at in zip(group, placed(group))}
+  return [found[i] for i in range(len(heights))]
 
 
 def lines(curves: Curves, *, look: Mapping[str, Any], **axes_settings: Any) -> Draw:
@@ -228,7 +271,7 @@ def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> Draw:
     own = [row for row in ends if row["parametrisation"] == kind]
     curves[kind] = [row["width"] for row in own], [row[quantity] for row in own]
   look = {"marker": "o", "ms": 3.5, "lw": 1.4}
-  ylabel = f"mean |{quantity}|, {last} updates"
+  ylabel = f"mean |{quantity}|, {wording.counted(last, 'update')}"
   plain = lines(curves, look=look, yscale="log", xlabel="width", ylabel=ylabel)
 
   def draw(axes, palette):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from totojax.report import frame, page, reading
+from totojax.rundir import wording
 
 _OF = {
   "tuned": "the tuned model",
@@ -35,11 +36,14 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   )
   name, form = _MEASURES[one["measure"]]
   line = (
-    f"The tuned model beats copies, means and itself untuned in {len(won)} of {len(results)} tasks"
+    f"The tuned model beats copies, means and itself untuned in {len(won)} of"
+    f" {wording.counted(len(results), 'task')}"
   )
   said = f"{task}: {name.partition(',')[0]} {_interval(one['scores']['tuned'], form)}, 95 %"
   return frame.Claim(
-    f"{line}.", f"{said}, on {one['scores']['tuned']['n']} prompts.", bool(won) or None
+    f"{line}.",
+    f"{said}, on {wording.counted(one['scores']['tuned']['n'], 'prompt')}.",
+    bool(won) or None,
   )
 
 
@@ -56,7 +60,7 @@ def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
     verdicts = "; ".join(f"{word} {', '.join(some)}" for word, some in groups.items() if some)
     yield (
       f"{task}: {name.partition(',')[0]} {_interval(scores['tuned'], form)} on"
-      f" {scores['tuned']['n']} prompts: {verdicts}; the tokenizer's bound is"
+      f" {wording.counted(scores['tuned']['n'], 'prompt')}: {verdicts}; the tokenizer's bound is"
       f" {_number(scores['tokenizer']['mean'], form)}"
     )
 
@@ -77,7 +81,8 @@ def found(folder: reading.RunFolder) -> str:
   facts = folder.json("prompt_tune.json")
   where = facts["root"] or "scenes that the project draws"
   text = page.paragraph(
-    f"{facts['steps']:,} updates on prompts of {facts['examples']} pairs and a query, of {where}."
+    f"{wording.counted(facts['steps'], 'update')} on prompts of"
+    f" {wording.counted(facts['examples'], 'pair')} and a query, of {where}."
     f" Scored on queries that are held out, at temperature {facts['sampling']['temperature']:g}."
     f" Intervals are of 95 %, by a bootstrap over prompts; {facts['conventions']['abs_rel']}.",
     "soft",

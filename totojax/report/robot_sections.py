@@ -8,9 +8,10 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, reading, shares
+from totojax.rundir import wording
 
 _ROWS = {
-  "blind": "no frame: a policy that feels alone",
+  "blind": "blind: its own joints, no frame",
   "state": "where everything is (upper bound)",
   "pixels": "small frames themselves",
 }
@@ -33,7 +34,9 @@ def sentences(facts: Mapping[str, Any]) -> Iterator[str]:
   """What each row's policies come to."""
   for row in facts["rows"]:
     half = row["steps_to_half_mean"]
-    when = "not all reach 50 %" if half is None else f"50 % after {half:,.0f} steps"
+    when = (
+      "not all reach 50 %" if half is None else f"50 % after {wording.counted(round(half), 'step')}"
+    )
     yield f"{name(row)}: success {_ends(row['last'])}, area {row['area']['mean']:.2f}, {when}"
 
 
@@ -46,7 +49,11 @@ def curve(folder: reading.RunFolder) -> str:
   for row in facts["rows"]:
     reached = [one for one in row["steps_to_half"] if one is not None]
     half = row["steps_to_half_mean"]
-    told = f"{half:,.0f}" if half is not None else f"{len(reached)} of {facts['seeds']} runs do"
+    told = (
+      f"{half:,.0f}"
+      if half is not None
+      else f"{len(reached)} of {wording.counted(facts['seeds'], 'run')} do"
+    )
     rows.append({**row, "name": name(row), "half": told})
   columns = (
     ("what policies see", "{name}"),
@@ -59,8 +66,10 @@ def curve(folder: reading.RunFolder) -> str:
   )
   first = facts["rows"][0]
   caption = (
-    f"{env['arm']}, {_TASKS[env['task']]}: share of {first['n_ep']} trials that succeed, over steps"
-    f" of roll-outs (without those of trials); means of {facts['seeds']} seeds with 95 % intervals"
+    f"{env['arm']}, {_TASKS[env['task']]}: share of {wording.counted(first['n_ep'], 'trial')}"
+    " that succeed, over steps"
+    " of roll-outs (without those of trials); means of"
+    f" {wording.counted(facts['seeds'], 'seed')} with 95 % intervals"
     f" (Student's t). Dashed: the expert. Figure 6 of the paper."
   )
   share = expert["successes"] / expert["n_ep"]
@@ -73,9 +82,11 @@ def curve(folder: reading.RunFolder) -> str:
     ),
     page.records(columns, rows),
     page.paragraph(
-      f"The expert succeeds in {shares.percent(share, expert['n_ep'])} of {expert['n_ep']} trials,"
-      f" in {expert['steps']:.0f} steps on average. The area is the mean success up to"
-      f" {first['area_steps']:,.0f} steps, the most that all runs have.",
+      f"The expert succeeds in {shares.percent(share, expert['n_ep'])} of"
+      f" {wording.counted(expert['n_ep'], 'trial')},"
+      f" in {wording.counted(round(expert['steps']), 'step')} on average. The area is the mean"
+      " success up to"
+      f" {wording.counted(round(first['area_steps']), 'step')}, the most that all runs have.",
       "soft",
     ),
   ]
@@ -199,15 +210,17 @@ def cloned(folder: reading.RunFolder) -> str:
   if any("won" in row for row in rows):
     columns += [("trials", "{won}"), ("%", "{share:percent}")]
     columns += [("95 % from", "{low:percent}"), ("to", "{high:percent}")]
-  out = [page.paragraph(verdict(facts)), page.records(columns, rows)]
+  out = [page.records(columns, rows)]
   amounts = facts["amounts"]
   out.append(
     page.paragraph(
-      f"{amounts['train']} trajectories ({amounts['train_steps']:,} steps) are learned from,"
-      f" {amounts['heldout']} ({amounts['heldout_steps']:,} steps) held out. The error is the mean"
+      f"{wording.counted(amounts['train'], 'trajectory', 'trajectories')}"
+      f" ({wording.counted(amounts['train_steps'], 'step')}) are learned from,"
+      f" {amounts['heldout']} ({wording.counted(amounts['heldout_steps'], 'step')}) held out."
+      " The error is the mean"
       " squared difference of actions over their mean square: 1 is a policy that does nothing."
       " Intervals of errors are of a bootstrap over held-out trajectories, those of trials"
-      f" Wilson's; {facts['seeds']} policies of each row.",
+      f" Wilson's; {wording.counted(facts['seeds'], 'policy', 'policies')} of each row.",
       "soft",
     )
   )
@@ -215,7 +228,8 @@ def cloned(folder: reading.RunFolder) -> str:
     share = paper["successes"] / paper["trials"]
     out.append(
       page.paragraph(
-        f"Paper, {paper['name']}: {paper['successes']} of {paper['trials']} trials,"
+        f"Paper, {paper['name']}: {paper['successes']} of"
+        f" {wording.counted(paper['trials'], 'trial')},"
         f" {shares.percent(share, paper['trials'])}; the interval is ours.",
         "soft",
       )
@@ -223,43 +237,102 @@ def cloned(folder: reading.RunFolder) -> str:
   return "".join(out)
 
 
-def verdict(facts: Mapping[str, Any]) -> str:
-  """Whether what is seen is of use."""
-  by_name = {row["row"]: row for row in facts["rows"]}
-  seen = [row for row in facts["rows"] if row["row"] not in ("blind", "state")]
-  best = min(seen or facts["rows"], key=lambda row: row["error"]["mean"])
-  text = f"Least held-out error: {name(best)}, {best['error']['mean']:.4f}"
-  blind = by_name.get("blind")
-  if blind and blind is not best:
-    less = best.get("less_than_blind")
-    text += f"; a policy that sees no frame has {blind['error']['mean']:.4f}"
-    if less and less["low"] is not None:
-      text += (
-        f", {less['mean']:+.4f} more (95 % from {less['low']:+.4f} to {less['high']:+.4f}, of the"
-        " same trajectories)"
-      )
-  return text + "."
+def verdict(facts: Mapping[str, Any]) -> frame.Claim:
+  """Whether a policy that sees is above a blind one: in trials, or in held-out error."""
+  rows = facts["rows"]
+  seen = [row for row in rows if row["row"] not in ("blind", "state")] or rows
+  blind = next((row for row in rows if row["row"] == "blind"), None)
+  tried = [row for row in seen if row.get("trials")]
+  if tried:
+    best = max(tried, key=lambda row: (row["trials"]["successes"], -row["error"]["mean"]))
+    return _in_trials(best, None if best is blind else blind)
+  best = min(seen, key=lambda row: row["error"]["mean"])
+  return _in_error(best, None if best is blind else blind)
+
+
+_BLIND = "Blind: it is told the arm's own joints, and sees no frame."
+
+
+def _in_trials(best: Mapping[str, Any], blind: Mapping[str, Any] | None) -> frame.Claim:
+  """Of trials of the best policy that sees, against those of the blind one."""
+  won, n = best["trials"]["successes"], best["trials"]["n"]
+  line = f"The policy that sees {_seen(best)} succeeds in {100 * won / n:.0f} % of trials"
+  sure = f"95 %: {shares.percent(won / n, n)}"
+  if not (blind and blind.get("trials")):
+    return frame.Claim(
+      f"{line}.", f"{sure} of {wording.counted(n, 'trial')}; no blind policy was tried beside it."
+    )
+  other, m = blind["trials"]["successes"], blind["trials"]["n"]
+  low, high = shares.difference(won / n, other / m, min(n, m))
+  gap = won / n - other / m
+  good = True if low > 0 else False if high < 0 else None
+  word = _word(gap, good)
+  line += f", {word} the blind one ({100 * other / m:.0f} %)."
+  sure += (
+    f" of {wording.counted(n, 'trial')}, blind {shares.percent(other / m, m)} of {m};"
+    " the difference is"
+  )
+  sure += f" {100 * gap:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}). {_BLIND}"
+  return frame.Claim(line, sure, good)
+
+
+def _in_error(best: Mapping[str, Any], blind: Mapping[str, Any] | None) -> frame.Claim:
+  """Of actions on held-out trajectories; less error is better."""
+  error = best["error"]
+  line = f"The policy that sees {_seen(best)} has a held-out error of {error['mean']:.3f}"
+  sure = f"95 % from {error['low']:.4f} to {error['high']:.4f}"
+  if error["low"] is None:
+    sure = "no interval: one trajectory is held out"
+  if not blind:
+    return frame.Claim(f"{line}.", f"{sure}; no blind policy stands beside it.")
+  less: Mapping[str, Any] = best.get("less_than_blind") or {"low": None}
+  good, gap = None, blind["error"]["mean"] - error["mean"]
+  if less["low"] is not None:
+    good = True if less["low"] > 0 else False if less["high"] < 0 else None
+    gap = less["mean"]
+    sure += f"; blind is {gap:+.4f} from it ({less['low']:+.4f} to {less['high']:+.4f},"
+    sure += " of the same trajectories)"
+  word = _word(-gap, good)
+  line += f", {word} the blind one's {blind['error']['mean']:.3f} (less is better)."
+  return frame.Claim(line, f"{sure}. {_BLIND}", good)
+
+
+def _word(gap: float, is_good: bool | None) -> str:
+  side = "above" if gap > 0 else "below"
+  if is_good is None:
+    return f"not surely {side}" if gap else "level with"
+  return side
+
+
+def _seen(row: Mapping[str, Any]) -> str:
+  """What a policy sees, in a sentence."""
+  return "small frames" if row["row"] == "pixels" else f"features of {name(row)}"
 
 
 def claim_of_curves(folder: reading.RunFolder) -> frame.Claim:
-  """The best encoder's success in the end, beside the others."""
+  """The best encoder's success in the end, above or below what learned nothing."""
   facts = folder.json("metrics.json")
-  seen = [row for row in facts["rows"] if row["row"] not in ("blind", "state")]
-  best = max(seen or facts["rows"], key=lambda row: row["last"]["mean"])
-  others = [row for row in facts["rows"] if row is not best]
-  line = f"Best of what is seen: {name(best)}, success {_ends(best['last'])} in the end."
-  beside = "; ".join(f"{name(row)} {_ends(row['last'])}" for row in others)
-  interval = f"95 % over {facts['seeds']} seeds" if facts["seeds"] > 1 else "no interval: one seed"
-  return frame.Claim(line, f"{interval}{'; ' + beside if beside else ''}.")
+  rows = facts["rows"]
+  seen = [row for row in rows if row["row"] not in ("blind", "state")] or rows
+  simple = [row for row in seen if row["row"] == "pixels" or row["row"].endswith("-untrained")]
+  top = max([row for row in seen if row not in simple] or seen, key=lambda r: r["last"]["mean"])
+  line = f"Policies that see {_seen(top)} succeed in {100 * top['last']['mean']:.0f} %"
+  line, good = f"{line} of trials in the end", None
+  if others := [row for row in simple if row is not top]:
+    best = max(others, key=lambda row: row["last"]["mean"])
+    one, other = top["last"], best["last"]
+    if None not in (one["low"], one["high"], other["low"], other["high"]):
+      good = True if one["low"] > other["high"] else False if one["high"] < other["low"] else None
+    line += f", {_word(one['mean'] - other['mean'], good)} those that see {_seen(best)}"
+    line += f" ({100 * other['mean']:.0f} %)"
+  each = "; ".join(f"{name(row)} {_ends(row['last'])}" for row in rows)
+  sure = f"95 % over {facts['seeds']} seeds" if facts["seeds"] > 1 else "No interval: one seed"
+  return frame.Claim(f"{line}.", f"{sure}. {each}.", good)
 
 
 def claim_of_clones(folder: reading.RunFolder) -> frame.Claim:
   """Whether what is seen is of use."""
-  facts = folder.json("metrics.json")
-  less = [row["less_than_blind"] for row in facts["rows"] if row.get("less_than_blind")]
-  sure = any(one["low"] is not None for one in less)
-  why = "" if sure else "no interval: one trajectory is held out, or no policy is blind"
-  return frame.Claim(verdict(facts), why)
+  return verdict(folder.json("metrics.json"))
 
 
 DAGGER = frame.Kind(

@@ -10,6 +10,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, reading, scaling
+from totojax.rundir import wording
 
 PAPER = (
   "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C: the law meets its own"
@@ -28,7 +29,7 @@ def verdict(laws: Mapping[str, Any]) -> list[str]:
     span = f" (95 % interval over runs {low:.4f} to {high:.4f})"
   sentences = [
     f"loss falls as compute^-{law['b']:.4f}{span} over {laws['decades']:.1f} decades of compute,"
-    f" {laws['points']} points of the frontier ({laws['frontier']})"
+    f" {wording.counted(laws['points'], 'point')} of the frontier ({laws['frontier']})"
   ]
   if "law_with_floor" in laws:
     floor_law = laws["law_with_floor"]
@@ -45,7 +46,7 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   sure = f"95 % over runs {ends[0]:.4f} to {ends[1]:.4f}" if ends else "interval unknown"
   return frame.Claim(
     f"Loss falls as compute to the power of -{law['b']:.3f}.",
-    f"{sure}; {laws['points']} points of the frontier ({laws['frontier']}) over"
+    f"{sure}; {wording.counted(laws['points'], 'point')} of the frontier ({laws['frontier']}) over"
     f" {laws['decades']:.1f} decades of compute. The paper's exponent is -{scaling.PAPER.b}.",
   )
 
@@ -100,7 +101,8 @@ def drawing(folder: reading.RunFolder) -> plots.Draw:
 def figure(folder: reading.RunFolder) -> str:
   """Figure 9."""
   caption = (
-    f"{len(folder.table('scaling.csv', by='run'))} runs, evaluated as they train;"
+    f"{wording.counted(len(folder.table('scaling.csv', by='run')), 'run')}, evaluated as they"
+    " train;"
     " dots are the frontier, the dashed line is its power law."
   )
   label = "Loss against compute, a curve for each run"

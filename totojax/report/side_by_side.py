@@ -21,7 +21,7 @@ from totojax.report import (
   provenance,
   reading,
 )
-from totojax.rundir import console
+from totojax.rundir import console, wording
 
 MOST_ROWS = 60  # of numbers that runs share; more are in the CSV
 _NO_SETTING = ("sha256", "workdir")
@@ -56,10 +56,15 @@ class Several:
     del folder
     held = self.held_out()
     if not held:
-      line = f"{len(self.runs)} runs side by side; no two have a held-out loss in common."
+      line = (
+        f"{wording.counted(len(self.runs), 'run')} side by side; no two have a held-out"
+        " loss in common."
+      )
       return frame.Claim(line, "no verdict on the whole: each run's own stands below")
     if differ := self.not_alike():
-      line = f"{len(self.runs)} runs side by side; their losses cannot be compared."
+      line = (
+        f"{wording.counted(len(self.runs), 'run')} side by side; their losses cannot be compared."
+      )
       return frame.Claim(line, f"{' and '.join(differ)} differ between the runs")
     return curves_page.lowest(held)
 
@@ -167,7 +172,7 @@ class Several:
     rows = [(key, *(_shown(one.get(key)) for one in values)) for key in shared[:MOST_ROWS]]
     if not rows:
       return ""
-    title = f"{len(shared)} numbers of metrics.json that runs have in common"
+    title = f"{wording.counted(len(shared), 'number')} of metrics.json that runs have in common"
     title += f", the first {MOST_ROWS}" if len(shared) > MOST_ROWS else ""
     return page.fold(title, page.table(("", *(run.name for run in self.runs)), rows))
 
@@ -205,7 +210,9 @@ class Several:
     for run in self.runs:
       manifest = reading.optional({}, run.folder.json, "manifest.json")
       commands.append((run.name, [manifest, *manifest.get("starts", ())][-1].get("command")))
-    shown = page.terms((name, page.command(line) if line else None) for name, line in commands)
+    shown = page.terms(
+      (name, page.command(provenance.readable(line)) if line else None) for name, line in commands
+    )
     last = page.paragraph("This page alone:", "soft")
     runs = {run.name: run.folder for run in self.runs}
     return shown + last + page.command(provenance.page_command(runs))
@@ -244,7 +251,7 @@ def write(workdir: epath.PathLike, named: Sequence[tuple[str, reading.RunFolder]
     tuple(Run(name, one, kinds.of(one), provenance.trained(one)) for name, one in named)
   )
   kind = frame.Kind(
-    f"{len(several.runs)} runs side by side",
+    f"{wording.counted(len(several.runs), 'run')} side by side",
     several.claim,
     (
       ("Each run", several.verdicts),

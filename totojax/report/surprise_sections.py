@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from totojax.report import frame, page, reading, shares
+from totojax.rundir import wording
 
 # Metric -> what it is, and whose.
 _METRICS = {
@@ -24,7 +25,8 @@ def found(folder: reading.RunFolder) -> str:
   facts = folder.json("surprise.json")
   if "all" not in facts:
     return page.paragraph(
-      f"{facts['videos']:,} videos whose labels are not known: maximum.txt and average.txt hold"
+      f"{wording.counted(facts['videos'], 'video')} whose labels are not known: maximum.txt"
+      " and average.txt hold"
       " their plausibility."
     )
   return (
@@ -39,7 +41,9 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   """Whether impossible videos surprise more."""
   facts = folder.json("surprise.json")
   if "all" not in facts:
-    return frame.Claim(f"{facts['videos']:,} videos were scored; their labels are not known.")
+    return frame.Claim(
+      f"{wording.counted(facts['videos'], 'video')} were scored; their labels are not known."
+    )
   low, high = facts["all"]["sums_interval"]
   good = True if low > 0.5 else False if high < 0.5 else None
   word: dict[bool | None, str] = {True: "surprise the model more"}
@@ -60,17 +64,24 @@ def sentence(facts: Mapping[str, Any]) -> str:
   )
   of = whole["difference"]
   text = (
-    f"impossible videos surprise more in {scenes} of {whole['n_groups']:,} groups: {word} (50 %);"
-    f" in {pairs} of {whole['n_pairs']:,} pairs alone; by {of['mean']:+.4f} nats per token"
+    f"impossible videos surprise more in {scenes} of"
+    f" {wording.counted(whole['n_groups'], 'group')}: {word} (50 %);"
+    f" in {pairs} of {wording.counted(whole['n_pairs'], 'pair')} alone; by {of['mean']:+.4f}"
+    " nats per token"
   )
   return text if of["low"] is None else f"{text} ({of['low']:+.4f} to {of['high']:+.4f})"
 
 
 def _how(facts: Mapping[str, Any]) -> str:
   amounts = facts["amounts"]
-  skipped = f" {facts['skipped']:,} groups were left out (skipped.csv)." if facts["skipped"] else ""
+  skipped = (
+    f" {wording.counted(facts['skipped'], 'group')} were left out (skipped.csv)."
+    if facts["skipped"]
+    else ""
+  )
   return (
-    f"Windows of {amounts['window']} frames, {amounts['stride']} from one to the next; contexts of"
+    f"Windows of {wording.counted(amounts['window'], 'frame')}, {amounts['stride']} from one"
+    " to the next; contexts of"
     f" {', '.join(map(str, amounts['contexts']))} frames. Surprise is nats per token of what"
     f" follows the context ({facts['context']}: {facts['how']}), and the {facts['aggregate']} over"
     f" windows. Intervals are of 95 %: Wilson's of groups and pairs, a bootstrap over groups"

@@ -10,7 +10,7 @@ from etils import epath
 import numpy as np
 
 from totojax.report import frame, optimum, page, plots, reading
-from totojax.rundir import console
+from totojax.rundir import console, wording
 
 PAPER = (
   "The paper's Figure 11 has one best rate, 2^-7, for widths 64 to 1,536 with"
@@ -146,7 +146,7 @@ def everything(folder: reading.RunFolder) -> str:
   """Every run of sweep.csv."""
   records = folder.records("sweep.csv")
   table = page.table(tuple(records[0]), [tuple(row.values()) for row in records], words=2)
-  return page.fold(f"All {len(records):,} runs", table)
+  return page.fold(f"All {wording.counted(len(records), 'run')}", table)
 
 
 PAGE = frame.Kind(

@@ -4,6 +4,7 @@ import collections
 import math
 
 from totojax.report import page, plots, reading
+from totojax.rundir import wording
 
 METHODS = {
   "reconstruction": "tokenizer",
@@ -73,7 +74,10 @@ def codes(folder: reading.RunFolder) -> str:
     " ({entropy_nats:.2f} nats), counted over {images:,} training frames."
   ).format_map(tokens)
   if tokens.get("frame_factor", 1) > 1:
-    sentence += f" They are latent frames, which hold {tokens['frame_factor']} frames each."
+    sentence += (
+      " They are latent frames, which hold"
+      f" {wording.counted(tokens['frame_factor'], 'frame')} each."
+    )
   curves = {f"{row['n']}-grams": (row["rank"], row["count"]) for row in tokens["ngrams"]}
   caption = (
     f"Rank and frequency of n-grams in {tokens['adjacency']} order within a"

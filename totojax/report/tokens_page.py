@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from totojax.report import frame, ngram_sections, page, paper, plots, reading
+from totojax.rundir import wording
 
 
 def write_figures(workdir: epath.PathLike) -> None:
@@ -29,8 +30,12 @@ def claim(folder: reading.RunFolder) -> frame.Claim:
   """How much there is."""
   stores = list(folder.json("tokens.json")["stores"].values())
   tokens = page.filled("{tokens:short}", {"tokens": sum(fact["tokens"] for fact in stores)})
-  line = f"{tokens} tokens in {_number(len(stores), 'store')}."
-  return frame.Claim(line, "counted whole: no interval")
+  line = f"{tokens} tokens in {wording.counted(len(stores), 'store')}."
+  said = [
+    f"{fact['ngrams'][0]['distinct']:,} of {fact['vocab']:,} codes are used"
+    for fact in folder.json("tokens.json")["tokenizers"].values()
+  ]
+  return frame.Claim(line, f"{'; '.join(said)}. Counted whole: no interval.")
 
 
 def headline(folder: reading.RunFolder) -> str:
@@ -152,7 +157,7 @@ def likeness(fact: Mapping[str, Any]) -> str:
     others = ", ".join(f"{RIVALS[name]} {shown(values)}" for name, values in rivals.items())
     return shown(fact) + (f" ({others})" if others else "")
 
-  text = f"PSNR {each('psnr_db', '{value:.1f} dB')} of {_number(fact['images'], 'image')}"
+  text = f"PSNR {each('psnr_db', '{value:.1f} dB')} of {wording.counted(fact['images'], 'image')}"
   if fact.get("ssim") is not None:
     text += f"; SSIM {each('ssim', '{value:.3f}')}"
   return text
@@ -162,10 +167,6 @@ def meaning(folder: reading.RunFolder) -> str:
   """What each number is."""
   del folder
   return page.table(("", ""), MEANINGS, words=2)
-
-
-def _number(count: int, noun: str) -> str:
-  return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 MEANINGS = (

@@ -9,6 +9,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import frame, page, plots, reading, verdict
+from totojax.rundir import wording
 
 _NAMES = {"davis": "DAVIS", "jhmdb": "JHMDB", "vip": "VIP"}
 _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
@@ -51,7 +52,10 @@ def sentence(facts: Mapping[str, Any]) -> str:
     f"{_name(row)} {100 * row[facts['score']]:.1f} (layer {row['layer']})" for row in facts["rows"]
   ]
   for row in facts.get("seeds", ()):
-    parts.append(f"{_name(row)}, mean over {len(row['each'])} seeds {100 * row['score']:.1f}")
+    parts.append(
+      f"{_name(row)}, mean over {wording.counted(len(row['each']), 'seed')}"
+      f" {100 * row['score']:.1f}"
+    )
   return f"{facts['score']} in % on {_amount(facts)}: {', '.join(parts)}"
 
 
@@ -64,7 +68,9 @@ def _amount(facts: Mapping[str, Any]) -> str:
   name = _NAMES[facts["set"]] + (f"-{facts['year']}" if facts["set"] == "davis" else "")
   whole = facts["whole"].get("sequences")
   of = f" of {whole}" if whole and whole != facts["sequences"] else ""
-  return f"{facts['sequences']}{of} sequences of {name}"
+  return (
+    f"{facts['sequences']}{of} {wording.plural(whole or facts['sequences'], 'sequence')} of {name}"
+  )
 
 
 def found(folder: reading.RunFolder) -> str:
@@ -91,10 +97,11 @@ def found(folder: reading.RunFolder) -> str:
     else "The layer is the one that is best on these same sequences, as in the paper, so it has"
     " seen the answers"
   )
-  counted = f" with {objects} objects" if objects else ""
+  counted = f" with {wording.counted(objects, 'object')}" if objects else ""
   out.append(
     page.paragraph(
-      f"{_amount(facts)}{counted}, {facts['records']:,} frames; digest of the annotations"
+      f"{_amount(facts)}{counted}, {wording.counted(facts['records'], 'frame')}; digest of the"
+      " annotations"
       f" {facts['digest'][:12]}: sets that were processed otherwise have another, and other"
       f" numbers. {chosen}. Intervals are of a bootstrap over sequences. The time of propagation is"
       " that of all rules and layers, with scoring.",
@@ -140,21 +147,47 @@ def _of_seeds(facts: Mapping[str, Any]) -> str:
 
 
 def claim(folder: reading.RunFolder) -> frame.Claim:
-  """The best row, beside copies of the first frame's labels."""
+  """The best of what was tried, above or below the best of what learned nothing."""
   facts = folder.json("metrics.json")
   score, rows = facts["score"], facts["rows"]
-  top = max(rows, key=lambda row: row[score])
-  copies = [row for row in rows if row["row"] == "copy"]
-  text, good = (
-    f"Best is {_name(top)}: {score} {100 * top[score]:.1f} % at layer {top['layer']}",
-    None,
-  )
+  simple = [row for row in rows if row["row"] in _SIMPLE or row["row"].endswith("-untrained")]
+  mine = [row for row in rows if row not in simple] or rows
+  top = max(mine, key=lambda row: row[score])
+  others = [row for row in simple if row is not top]
+  if top["row"] in _SIMPLE:
+    text = f"Of what learned nothing {_SIMPLE[top['row']]} track best, with a"
+  else:
+    one_rule = len({row["rule"] for row in mine}) == 1
+    text = f"{top['row'] if one_rule else _name(top)} tracks with a"
+  text, good = f"{text} {_WORDS.get(score, score)} of {_percent(top, score)}", None
+  text += "" if top["row"] in _SIMPLE else f" at layer {top['layer']}"
   low, high = top.get("low"), top.get("high")
-  if copies and top is not copies[0]:
-    text += f"; copies of the first frame's labels give {100 * copies[0][score]:.1f} %"
-    good = True if low is not None and low > copies[0][score] else None
   sure = verdict.UNKNOWN if low is None else f"95 % from {100 * low:.1f} to {100 * high:.1f} %"
+  if others:
+    best = max(others, key=lambda row: row[score])
+    if low is not None:
+      good = True if low > best[score] else False if high < best[score] else None
+    word = "above" if top[score] > best[score] else "below"
+    word = word if good is not None else f"not surely {word}"
+    text += f", {word} {_called(best)} ({_percent(best, score)})"
+    if best.get("low") is not None:
+      sure += f", of these {100 * best['low']:.1f} to {100 * best['high']:.1f} %"
   return frame.Claim(f"{text}.", f"{sure}, on {_amount(facts)}.", good)
+
+
+# Rows that track without having learned anything.
+_SIMPLE = {"copy": "copies of the first frame's labels", "pixels": "small frames themselves"}
+
+
+_WORDS = {"J&F-Mean": "J&F"}
+
+
+def _called(row: Mapping[str, Any]) -> str:
+  return _SIMPLE.get(row["row"]) or _name(row)
+
+
+def _percent(row: Mapping[str, Any], score: str) -> str:
+  return f"{100 * row[score]:.1f} %"
 
 
 def _by_layer(rows: list[dict[str, str]], label: str) -> plots.Draw:

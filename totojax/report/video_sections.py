@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from totojax.report import frame, page, reading
-from totojax.rundir import files
+from totojax.rundir import files, wording
 
 _SHOWN = 4  # clips of a chain's page
 _TITLE = "Continued videos"
@@ -50,7 +50,8 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
     for kind in ["webp" if "webp" in one else "png"]
   )
   how = (
-    f"{facts['clips']:,} clips; {facts['given_frames']} frames are given (grey bar) and"
+    f"{wording.counted(facts['clips'], 'clip')};"
+    f" {wording.counted(facts['given_frames'], 'frame')} are given (grey bar) and"
     f" {facts['new_frames']} are made (orange bar), at temperature"
     f" {facts['sampling']['temperature']:g}, {facts['samples']} for each clip."
   )
@@ -61,7 +62,7 @@ def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None 
       " of a clip: what is compared is of these alone."
     )
   if facts.get("skipped"):
-    how += f" {facts['skipped']:,} files gave no clip (skipped.csv)."
+    how += f" {wording.counted(facts['skipped'], 'file')} gave no clip (skipped.csv)."
   said = claim(folder, prefix=prefix)
   text = page.paragraph(f"{said.line} {said.interval}".strip()) if prefix else ""
   return text + page.paragraph(how, "soft") + figures + _table(facts) + _distances(facts)
@@ -85,7 +86,10 @@ def claim(folder: reading.RunFolder, *, prefix: str = "") -> frame.Claim:
   if difference["low"] is None:
     return frame.Claim(f"{line}.", "On one clip: no interval.")
   low, high = difference["low"], difference["high"]
-  sure = f"95 % interval of the difference: {low:.3f} to {high:.3f}, {difference['n']} clips."
+  sure = (
+    f"95 % interval of the difference: {low:.3f} to {high:.3f},"
+    f" {wording.counted(difference['n'], 'clip')}."
+  )
   return frame.Claim(f"{line}.", sure, None if low <= 0 <= high else high < 0)
 
 
@@ -139,7 +143,8 @@ def while_trained(folder: reading.RunFolder, *, prefix: str = "pretrain/") -> st
   figures = page.gallery(
     page.figure(
       page.picture(folder.bytes(f"{place}/{path.name}"), "webp", f"samples of step {path.stem}"),
-      f"After {int(path.stem):,} updates: on the left held-out clips, on the right what the model"
+      f"After {wording.counted(int(path.stem), 'update')}: on the left held-out clips, on the"
+      " right what the model"
       " makes of their first halves.",
     )
     for path in some

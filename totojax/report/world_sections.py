@@ -1,6 +1,7 @@
 """Sections of the page about clips of a rendered world."""
 
 from totojax.report import frame, page, reading, shares
+from totojax.rundir import wording
 
 FILE = "world.json"
 
@@ -8,11 +9,14 @@ FILE = "world.json"
 def claim(folder: reading.RunFolder) -> frame.Claim:
   """How much there is."""
   facts = folder.json(FILE)
-  line = f"{facts['clips']:,} clips of {facts['frames']:,} frames in all, with exact labels."
+  line = (
+    f"{wording.counted(facts['clips'], 'clip')} of"
+    f" {wording.counted(facts['frames'], 'frame')} in all, with exact labels."
+  )
   carried = facts.get("carried_frac")
   if carried is None:
-    return frame.Claim(line, "counted whole: no interval")
-  sure = f"the snitch is carried, hidden, in {shares.percent(carried, facts['clips'])}, 95 %"
+    return frame.Claim(line, "Counted whole: no interval.")
+  sure = f"The snitch is carried, hidden, in {shares.percent(carried, facts['clips'])}, 95 %"
   return frame.Claim(line, sure)
 
 

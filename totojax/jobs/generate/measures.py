@@ -18,7 +18,7 @@ from totojax.data.pixels import movies
 from totojax.evals import continuations
 from totojax.jobs import stores, validate
 from totojax.jobs.generate import perceptual as perceptual_lib, prompts
-from totojax.rundir import console, files
+from totojax.rundir import console, files, wording
 from totojax.tokenizers import api
 from totojax.trained import model as pretrained, shipped
 
@@ -316,7 +316,10 @@ def sentence(summary: Mapping[str, Any]) -> str:
   """What is said of it when the job ends."""
   metrics = summary["metrics"]
   if "answers" in summary:
-    return f"{len(summary['answers'])} queries are answered: answers/ and report.html"
+    return (
+      f"{wording.counted(len(summary['answers']), 'query', 'queries')} are answered:"
+      " answers/ and report.html"
+    )
   model = metrics.get("model/loss")
   if model is None:
     return "no frame after what was given is known: there is nothing to compare with"

@@ -20,7 +20,7 @@ from totojax import jobs
 from totojax.config import labels, roots
 from totojax.config.schema import ConfigError
 from totojax.report import frame, layer_sections, shares
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 
 _TOP1 = "/chosen_on_holdout/top1"
 
@@ -67,7 +67,7 @@ def run(config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interr
   for question, folders in config.probe_seeds.items():
     if len(folders) < 2:
       raise ConfigError(
-        f"probe_seeds.{question} names {len(folders)} runs; an interval over"
+        f"probe_seeds.{question} names {wording.counted(len(folders), 'run')}; an interval over"
         " seeds takes two or more"
       )
     probes = [_read(epath.Path(folder)) for folder in folders]
@@ -135,4 +135,4 @@ def _sentence(question: str, metrics: Mapping[str, Any]) -> str:
     f" {100 * metrics[f'{source}/high']:.1f})"
     for source in _sources(metrics, "/top1")
   )
-  return f"{question}: top-1 in %, {metrics['seeds']} seeds: {text}"
+  return f"{question}: top-1 in %, {wording.counted(metrics['seeds'], 'seed')}: {text}"

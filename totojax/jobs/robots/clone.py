@@ -30,7 +30,7 @@ from totojax.jobs.robots import (
   worlds as worlds_lib,
 )
 from totojax.report import frame, robot_sections
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 from totojax.trained import backbone, policies
 
 _TRIAL_SEEDS = 3
@@ -66,7 +66,10 @@ def cloned(
   if recorded.missing:
     table = [(one.id, one.reason) for one in recorded.missing]
     files.write_table(workdir / "skipped.csv", table, header=("id", "reason"))
-    console.say(f"{len(table)} trajectories give nothing: {workdir / 'skipped.csv'}")
+    console.say(
+      f"{wording.counted(len(table), 'trajectory', 'trajectories')} give nothing:"
+      f" {workdir / 'skipped.csv'}"
+    )
   total, found = len(rows) * config.seeds, []
   with console.tracking("cloning", unit="policies", total=total) as bar:
     for row in rows:
@@ -258,4 +261,5 @@ def _finish(
   files.write_json(workdir / "metrics.json", facts)
   frame.write(workdir, robot_sections.CLONE)
   files.remove(workdir / "features")
-  console.say(robot_sections.verdict(facts))
+  said = robot_sections.verdict(facts)
+  console.say(f"{said.line} {said.interval}")

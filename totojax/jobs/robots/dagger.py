@@ -23,7 +23,7 @@ from totojax.config import policies as config_lib
 from totojax.data.pixels import movies
 from totojax.jobs.robots import curves, rollouts, rows as rows_lib, training, worlds as worlds_lib
 from totojax.report import frame, robot_sections
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 from totojax.trained import backbone, policies
 
 EXPERT = "expert"
@@ -53,7 +53,9 @@ def corrected(
   directory.begin(workdir, config)
   files.make_folder(workdir / "parts")
   expert = _expert(config, worlds, workdir)
-  console.say(f"the expert succeeds in {expert['successes']} of {expert['n_ep']} trials")
+  console.say(
+    f"the expert succeeds in {expert['successes']} of {wording.counted(expert['n_ep'], 'trial')}"
+  )
   each = config.seeds * config.iterations
   runs = [_Run(config, row, seed, worlds, workdir) for row in rows for seed in range(config.seeds)]
   done = sum(one.there for one in runs)

@@ -15,7 +15,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.trajectories import lerobot_writer
 from totojax.jobs.robots import rollouts, worlds as worlds_lib
 from totojax.report import shares
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 
 CAMERA = "observation.images.front"
 TASKS = {"pick": "Pick up the cube.", "cabinet": "Open the drawer."}
@@ -69,13 +69,15 @@ def recorded(
     if tally["kept"]:
       raise
     raise ConfigError(
-      f"none of {tally['episodes']} episodes succeeded, so nothing is kept; set failures to True,"
+      f"none of {wording.counted(tally['episodes'], 'episode')} succeeded, so nothing is kept;"
+      " set failures to True,"
       " or env to something easier"
     ) from error
   files.write_json(workdir / "metrics.json", tally)
   share = tally["successes"] / tally["episodes"]
   console.say(
-    f"the expert succeeds in {tally['successes']} of {tally['episodes']} episodes,"
+    f"the expert succeeds in {tally['successes']} of"
+    f" {wording.counted(tally['episodes'], 'episode')},"
     f" {shares.percent(share, tally['episodes'])}; {tally['kept']} are kept: {workdir / 'data'}"
   )
   return True

@@ -13,7 +13,7 @@ from totojax import jobs
 from totojax.config import sta
 from totojax.config.schema import ConfigError
 from totojax.report import shares, sta_sections
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 
 _SAME = ("split", "n", "protocol", "objects")  # of runs that differ in their seed alone
 
@@ -50,7 +50,10 @@ def run(config: sta.StaSeeds, workdir: epath.Path, interrupted: jobs.Interrupted
     f"{name} {metrics[key]['mean']:.1f} ({metrics[key]['low']:.1f} to {metrics[key]['high']:.1f})"
     for key, name in sta_sections.COLUMNS.items()
   )
-  console.say(f"{metrics['protocol']}, {len(found)} seeds, {metrics['n']} queries: {each}")
+  console.say(
+    f"{metrics['protocol']}, {wording.counted(len(found), 'seed')},"
+    f" {wording.counted(metrics['n'], 'query', 'queries')}: {each}"
+  )
   for name, row in metrics["baselines"].items():
     rule = ", ".join(f"{text} {row[key]:.1f}" for key, text in sta_sections.COLUMNS.items())
     console.say(f"  {name}: {rule}")

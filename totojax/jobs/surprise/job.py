@@ -23,7 +23,7 @@ from totojax.data.sources import items
 from totojax.jobs.generate import prompts
 from totojax.jobs.surprise import clips, maps, scores
 from totojax.report import frame, surprise_sections
-from totojax.rundir import console, files
+from totojax.rundir import console, files, wording
 from totojax.trained import backbone, model as pretrained
 
 
@@ -41,7 +41,8 @@ def run(config: Surprise, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   groups, skipped = clips.find(config, size_px=size_px, window_px=amounts.window)
   if config.windows.choose == "validation" and len(groups) < 2:
     raise ConfigError(
-      f"windows.choose is 'validation', and there are {len(groups)} groups; it needs 2 and more:"
+      f"windows.choose is 'validation', and there are {wording.counted(len(groups), 'group')};"
+      " it needs 2 and more:"
       " use 'filtered' or 'fixed'"
     )
   with console.phase(f"reading the parameters of {source.path}"):
@@ -219,7 +220,9 @@ def _write_submission(
     ]
     files.write_text(workdir / f"{name}.txt", "".join(lines))
   files.write_json(workdir / "surprise.json", facts | {"videos": len(scored)})
-  console.say(f"{len(scored)} videos whose labels are not known: {workdir / 'average.txt'}")
+  console.say(
+    f"{wording.counted(len(scored), 'video')} whose labels are not known: {workdir / 'average.txt'}"
+  )
 
 
 def _write_metrics(

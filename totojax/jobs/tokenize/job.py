@@ -26,7 +26,7 @@ from totojax.data.store import certificates, manifests, store as store_lib
 from totojax.evals import token_counts
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam, short, stores, units
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, wording
 from totojax.tokenizers import api
 
 
@@ -136,8 +136,9 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
     items = len(part.listing.items)
     latent = f" ({manifest.frames} latent ones)" if manifest.latents.is_temporal else ""
     print(
-      f"{part.path}: {manifest.records} records of {manifest.pixel_frames} frames{latent}"
-      f" from {items - len(result.skipped)} of {items} items"
+      f"{part.path}: {wording.counted(manifest.records, 'record')} of"
+      f" {wording.counted(manifest.pixel_frames, 'frame')}{latent}"
+      f" from {items - len(result.skipped)} of {wording.counted(items, 'item')}"
     )
     if result.psnr_db is not None:
       print(f"PSNR of a few frames of {part.name}: {result.psnr_db:.1f} dB")
@@ -155,7 +156,7 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   for store in (store for store in complete if store.manifest.tokenizer):
     token_counts.tell_use(store.path, store)
   if rows:
-    print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
+    print(f"{wording.counted(len(rows), 'item')} gave nothing: {workdir / 'quarantine.csv'}")
   if empty:
     raise ValueError(
       f"no item of {', '.join(empty)} gave a record; the reasons are in"

@@ -17,7 +17,7 @@ from etils import epath
 
 from totojax.data.pixels import containers, images, media, slowfast
 from totojax.data.sources import items as items_lib
-from totojax.rundir import console, files
+from totojax.rundir import console, files, wording
 from totojax.storage import reading
 
 FILE = "short.csv"
@@ -99,7 +99,8 @@ def announce(
     "hold": "their last frame is shown again",
   }
   console.say(
-    f"{name}: {found.short:,} of {among} videos are too short for a clip ({spec.frames} frames with"
+    f"{name}: {found.short:,} of {among} videos are too short for a clip"
+    f" ({wording.counted(spec.frames, 'frame')} with"
     f" a stride of {spec.stride_frames} at {spec.fps:g} a second are {spec.needs_s:.2f} s):"
     f" {then[way(spec)]}"
   )
@@ -122,7 +123,10 @@ def report(
     return
   parts = ", ".join(f"{n} by {how!r}" for how, n in counts(ways.values()).items())
   remedy = f". {_remedy(0)}" if way(spec) == "skip" else ""
-  console.say(f"{name}: {len(ways)} of {items} videos were too short: {parts} ({where}){remedy}")
+  console.say(
+    f"{name}: {len(ways)} of {wording.counted(items, 'video')} were too short:"
+    f" {parts} ({where}){remedy}"
+  )
 
 
 def _remedy(least: int) -> str:
