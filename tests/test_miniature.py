@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import html
 import json
 import re
 
 from etils import epath
 import jax
+import pages
 import pytest
 import runs
 import small_paper
@@ -133,8 +133,7 @@ def made_up(tmp_path_factory):
 
 def shown(path):
   """The text of a page."""
-  text = re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.S)
-  return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text)))
+  return pages.Page(path.read_text()).text
 
 
 def test_the_page_has_our_number_the_papers_and_what_is_missing(made_up):

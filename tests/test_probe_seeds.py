@@ -133,7 +133,7 @@ def test_tables_are_joined_and_the_claim_follows_the_intervals(place):
 
 def test_probes_that_do_not_belong_together_are_refused(tmp_path):
   paths = probes(tmp_path / "a", "motion", GOOD)
-  with pytest.raises(ConfigError, match="motion names 1 runs; an interval"):
+  with pytest.raises(ConfigError, match="motion names 1 run; an interval"):
     together(tmp_path, motion=paths[:1])
   others = probes(tmp_path / "b", "motion", GOOD, n=900)
   with pytest.raises(ConfigError, match="n .1000, 900. are not of one"):
