@@ -14,10 +14,10 @@ worker = runpy.run_path(sys.argv[1] if len(sys.argv) > 1 else os.environ["SUITE_
 
 
 class Suite:
-  def __init__(self, config):
+  def __init__(self, told):
     print("printed by a library", flush=True)
     os.write(1, b"and by one that writes itself\n")
-    self.state = np.zeros((config["count"], 15), np.float32)
+    self.state = np.zeros((told["count"], 15), np.float32)
 
   def reset(self, seed, which):
     self.state[which] = seed[which, None]

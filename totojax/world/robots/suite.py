@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +31,8 @@ def interpreter(python: str = "") -> str:
   return python or os.environ.get(VARIABLE, "") or sys.executable
 
 
-class Envs:
-  """A context manager, which ends the processes."""
+class Envs(envs.Envs):
+  """A context manager, which ends the processes; nothing of the other's processes is used."""
 
   def __init__(
     self, config: EnvConfig, count: int, *, processes: int = 1, gl: str = "", python: str = ""
@@ -55,12 +55,6 @@ class Envs:
     self.episodes = [simulation.Episode() for _ in range(count)]
     self._python, self._gl = interpreter(python), gl
     self._workers: list[_Worker] = []
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self.close()
 
   def close(self) -> None:
     """Ends the processes."""

@@ -5,6 +5,8 @@ So there is no arm to solve for: an action is the way and the turn that are left
 Shapes: B environments.
 """
 
+import dataclasses
+
 import numpy as np
 
 from totojax.config.robot_envs import EnvConfig
@@ -34,6 +36,14 @@ _AJAR_RAD, _OPEN_RAD = (
 )  # of a door whose latch is out; of one that is open: it ends at 0.4
 
 
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+  state_BS: np.ndarray
+  proprio_BP: np.ndarray
+  pos_B3: np.ndarray  # of the grip
+  turn_B33: np.ndarray
+
+
 def act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarray:
   """The action, float32 [.., 7], for a state [.., 15] and what is felt [.., 15]."""
   lead = np.shape(state)[:-1]
@@ -42,7 +52,7 @@ def act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarray
   pos_B3 = state_BS[:, layout.GRIP_POS]
   turn_B33 = experts.rotations(state_BS[:, layout.GRIP_QUAT])
   goal = {"lift": _lift, "door": _door}[config.task]
-  goal_B3, turned_B33, closes_B = goal(config, state_BS, proprio_BP, pos_B3, turn_B33)
+  goal_B3, turned_B33, closes_B = goal(config.arm, _Seen(state_BS, proprio_BP, pos_B3, turn_B33))
   most_B1 = np.where(closes_B, _SLOW_M, layout.STEP_M)[:, None]
   way_B3 = experts.at_most(_GAIN * (goal_B3 - pos_B3), most_B1) / layout.STEP_M
   about_B3 = _TURN_GAIN * experts.rotation_to(turn_B33, turned_B33)
@@ -52,36 +62,24 @@ def act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarray
   return action_BA.astype(np.float32).reshape(*lead, layout.SUITE_ACTIONS)
 
 
-def _lift(
-  config: EnvConfig,
-  state_BS: np.ndarray,
-  proprio_BP: np.ndarray,
-  pos_B3: np.ndarray,
-  turn_B33: np.ndarray,
-) -> experts.Goal:
+def _lift(arm: str, seen: _Seen) -> experts.Goal:
   """From above, fingers along the side of the cube that is nearest to them."""
-  cube_B3 = state_BS[:, layout.OBJECT_POS]
-  turned_B33 = experts.down(experts.side(state_BS, turn_B33))
+  cube_B3 = seen.state_BS[:, layout.OBJECT_POS]
+  turned_B33 = experts.down(experts.side(seen.state_BS, seen.turn_B33))
   into_B3 = np.broadcast_to(np.array([0.0, 0.0, -1.0]), cube_B3.shape)
   goal_B3, holds_B, closes_B = experts.approach(
-    _LIFT[config.arm], cube_B3, into_B3, proprio_BP, pos_B3, turn_B33, turned_B33
+    _LIFT[arm], cube_B3, into_B3, seen.proprio_BP, seen.pos_B3, seen.turn_B33, turned_B33
   )
-  lift_B1 = _LIFTED_M - state_BS[:, layout.PROGRESS]
-  lifted_B3 = pos_B3 + np.concatenate([0 * lift_B1, 0 * lift_B1, lift_B1], -1)
+  lift_B1 = _LIFTED_M - seen.state_BS[:, layout.PROGRESS]
+  lifted_B3 = seen.pos_B3 + np.concatenate([0 * lift_B1, 0 * lift_B1, lift_B1], -1)
   return np.where(holds_B[:, None], lifted_B3, goal_B3), turned_B33, closes_B
 
 
-def _door(
-  config: EnvConfig,
-  state_BS: np.ndarray,
-  proprio_BP: np.ndarray,
-  pos_B3: np.ndarray,
-  turn_B33: np.ndarray,
-) -> experts.Goal:
+def _door(arm: str, seen: _Seen) -> experts.Goal:
   """From above, a finger on either side of the handle; down with it, then the door's way."""
-  handle_B3 = state_BS[:, layout.OBJECT_POS]
-  latch_B33 = experts.rotations(state_BS[:, layout.OBJECT_QUAT])
-  open_B = state_BS[:, layout.PROGRESS][:, 0]
+  handle_B3 = seen.state_BS[:, layout.OBJECT_POS]
+  latch_B33 = experts.rotations(seen.state_BS[:, layout.OBJECT_QUAT])
+  open_B = seen.state_BS[:, layout.PROGRESS][:, 0]
   # The door's own axes: along it to the hinge, through it, and up.
   through_B3, up_B3 = latch_B33[..., 1], np.broadcast_to([0.0, 0.0, 1.0], handle_B3.shape)
   along_B3 = np.cross(through_B3, up_B3)
@@ -90,14 +88,16 @@ def _door(
   axis_B3 = handle_B3 - _LEVER * lever_B3 - _OUT * through_B3
   hinge_B3 = axis_B3 + _HINGE * along_B3
   # The hand comes from the front and above, and turns as the handle does.
-  pitch, rolled_B1 = _PITCH[config.arm], _ROLL[config.arm] * angle_B[:, None]
+  pitch, rolled_B1 = _PITCH[arm], _ROLL[arm] * angle_B[:, None]
   upright_B3 = np.cos(rolled_B1) * up_B3 + np.sin(rolled_B1) * along_B3  # across the lever
   into_B3 = np.cos(pitch) * through_B3 - np.sin(pitch) * upright_B3
   across_B3 = np.sin(pitch) * through_B3 + np.cos(pitch) * upright_B3
-  across_B3 = across_B3 * np.where((across_B3 * turn_B33[..., 0]).sum(-1) < 0, -1.0, 1.0)[:, None]
+  across_B3 = (
+    across_B3 * np.where((across_B3 * seen.turn_B33[..., 0]).sum(-1) < 0, -1.0, 1.0)[:, None]
+  )
   turned_B33 = np.stack([across_B3, np.cross(into_B3, across_B3), into_B3], -1)
   # Where on the lever: the hand may slide along it.
-  off_B3 = pos_B3 - axis_B3 - _OUT * through_B3
+  off_B3 = seen.pos_B3 - axis_B3 - _OUT * through_B3
   reach_B = (off_B3 * lever_B3).sum(-1)
   near_B = np.linalg.norm(off_B3 - reach_B[:, None] * lever_B3, axis=-1) < _NEAR_M
   low_B, high_B = (
@@ -107,7 +107,7 @@ def _door(
   reach_B = np.clip(reach_B, low_B, high_B)
   place_B3 = axis_B3 + reach_B[:, None] * lever_B3 + _OUT * through_B3
   goal_B3, holds_B, closes_B = experts.approach(
-    _DOOR[config.arm], place_B3, into_B3, proprio_BP, pos_B3, turn_B33, turned_B33
+    _DOOR[arm], place_B3, into_B3, seen.proprio_BP, seen.pos_B3, seen.turn_B33, turned_B33
   )
   ajar_B = open_B > _AJAR_RAD
   down_B = np.where(ajar_B, angle_B, np.minimum(angle_B + _AHEAD_RAD, _TURNED_RAD))

@@ -124,17 +124,17 @@ def _checked_suite() -> tuple[Any, Any]:
 
 
 class Suite:
-  """Environments of one config, which share what draws."""
+  """Environments of one kind, which share what draws."""
 
-  def __init__(self, config: dict[str, Any]):
+  def __init__(self, asked: dict[str, Any]):
     """Raises ImportError: robosuite or OpenGL is missing."""
     robosuite, mujoco = _checked_suite()
     from robosuite.controllers import load_composite_controller_config
 
-    robot = _ROBOTS[config["arm"]]
+    robot = _ROBOTS[asked["arm"]]
     made = [
       robosuite.make(
-        _TASKS[config["task"]],
+        _TASKS[asked["task"]],
         robots=robot,
         controller_configs=load_composite_controller_config(controller="BASIC", robot=robot),
         has_renderer=False,
@@ -142,16 +142,16 @@ class Suite:
         use_camera_obs=False,
         use_object_obs=False,
         reward_shaping=True,
-        control_freq=config["rate_hz"],
+        control_freq=asked["rate_hz"],
         ignore_done=True,
         hard_reset=False,
         renderer="mujoco",  # a viewer's name; nothing of it is made
         seed=_MODEL_SEED,
       )
-      for _ in range(config["count"])
+      for _ in range(asked["count"])
     ]
-    self._lens = _Lens(mujoco, made[0], config) if config["image"] else None
-    self._worlds = [_World(mujoco, one, config["task"], config["arm"]) for one in made]
+    self._lens = _Lens(mujoco, made[0], asked) if asked["image"] else None
+    self._worlds = [_World(mujoco, one, asked["task"], asked["arm"]) for one in made]
     self._seen: list[dict[str, np.ndarray]] = [{} for _ in made]
 
   def reset(self, seed: np.ndarray, which: np.ndarray) -> dict[str, np.ndarray]:
@@ -250,8 +250,8 @@ def _upper(quat: np.ndarray) -> np.ndarray:
 class _Lens:
   """Draws the cameras of robosuite's scenes, without shadows and the like, which cost most."""
 
-  def __init__(self, mujoco: Any, env: Any, config: dict[str, Any]):
-    self._mj, side = mujoco, config["size_px"]
+  def __init__(self, mujoco: Any, env: Any, asked: dict[str, Any]):
+    self._mj, side = mujoco, asked["size_px"]
     model = env.sim.model._model
     model.vis.quality.offsamples = 0
     model.vis.global_.offwidth = model.vis.global_.offheight = side
@@ -274,7 +274,7 @@ class _Lens:
     self._options.sitegroup[:] = 0
     self._view = mujoco.MjrRect(0, 0, side, side)
     self._pixels = np.empty((side, side, 3), np.uint8)
-    wanted = {"image": "agentview", **({"wrist": "robot0_eye_in_hand"} if config["wrist"] else {})}
+    wanted = {"image": "agentview", **({"wrist": "robot0_eye_in_hand"} if asked["wrist"] else {})}
     self._cameras = {}
     for name, camera in wanted.items():
       self._cameras[name] = mujoco.MjvCamera()
