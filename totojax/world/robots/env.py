@@ -107,12 +107,10 @@ def gymnasium_env(config: EnvConfig, gl: str = "", python: str = "") -> Any:
   Raises:
     ImportError: gymnasium is missing; or as `Env`.
   """
-  try:
-    import gymnasium
-  except ImportError as error:
-    raise ImportError("this needs gymnasium; install it with: pip install gymnasium") from error
-
-  base: Any = gymnasium.Env
+  package = layout.gymnasium()
+  if package is None:
+    raise ImportError("this needs gymnasium; install it with: pip install gymnasium")
+  base: Any = package.Env
 
   class GymnasiumEnv(Env, base):
     """Both; `np_random` is gymnasium's own, and draws nothing here."""

@@ -79,13 +79,22 @@ def observation_space(config: EnvConfig) -> dict[str, Space]:
   }
 
 
+def gymnasium() -> Any | None:
+  """The package; None: it is not installed."""
+  try:
+    import gymnasium as package
+  except ImportError:
+    return None
+  return package
+
+
 def spaces(config: EnvConfig) -> tuple[Any, Any]:
   """(of actions, of observations): gymnasium's where it is installed, else `Space`s."""
   action, parts = action_space(config), observation_space(config)
-  try:
-    from gymnasium import spaces as theirs
-  except ImportError:
+  package = gymnasium()
+  if package is None:
     return action, parts
+  theirs = package.spaces
   boxes: dict[str, Any] = {
     k: theirs.Box(s.low, s.high, s.shape, s.dtype.type) for k, s in parts.items()
   }

@@ -93,8 +93,8 @@ class Envs(envs.Envs):
       if active_B[number]:
         episode.advance(self.config, in_region=bool(in_region_B[number]))
       rows.append((episode.terminated, episode.truncated, episode.succeeded(self.config)))
-    flags = [np.array(flag, bool) for flag in zip(*rows)]
-    return envs.Stepped(seen, reward_B, *flags, active_B)
+    terminated_B, truncated_B, success_B = np.array(rows, bool).T
+    return envs.Stepped(seen, reward_B, terminated_B, truncated_B, success_B, active_B)
 
   def _ask(self, what: str, **arrays_B: np.ndarray) -> envs.Observation:
     """What all answer together; each is asked about its share, all at a time."""

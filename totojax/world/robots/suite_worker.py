@@ -17,7 +17,7 @@ import os
 import signal
 import struct
 import sys
-from typing import Any, BinaryIO
+from typing import Any, IO
 
 import numpy as np
 
@@ -33,7 +33,7 @@ _MAGIC, _SIZES = b"TJXS", struct.Struct("<4sII")
 _MOST = 2**30  # bytes of a part of a message
 
 
-def send(stream: BinaryIO, head: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def send(stream: IO[bytes], head: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
   """Writes a message."""
   whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
   listed = [[name, array.dtype.str, array.shape] for name, array in whole.items()]
@@ -43,7 +43,7 @@ def send(stream: BinaryIO, head: dict[str, Any], arrays: dict[str, np.ndarray]) 
   stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """The next message.
 
   Raises:
@@ -62,7 +62,7 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   return head, arrays
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
+def _exactly(stream: IO[bytes], count: int) -> bytes:
   data = stream.read(count)
   if len(data) < count:
     raise EOFError(f"the other side ended after {len(data)} of {count} bytes")
