@@ -22,6 +22,12 @@ EXTRAS = {
   "web": ["starlette", "uvicorn"],  # the page of configs/playground.py
   "world": ["mujoco>=3.3.7,<5"],  # a rendered world; needs EGL or OSMesa too
   "robots": ["h5py"],  # recorded episodes of robomimic
+  # What robosuite needs; itself it is installed after that, without its pins, which do not
+  # go with jax: pip install --no-deps robosuite==1.5.2 (docs/robots.md).
+  "robosuite": [
+    "mujoco==3.3.7",  # 4.0.0 breaks it
+    *("numba", "scipy", "termcolor", "opencv-python-headless", "pyopengl", "pillow", "tqdm"),
+  ],
   "beam": ["apache-beam"],  # tokenizing on a cluster
   "encoders": ["torch>=2.6", "transformers>=5"],  # other people's (totojax/trained/ready.py)
   # Other people's models: benchmarks, references of tests.

@@ -10,7 +10,7 @@ trained and of the untrained model, on small frames themselves and on the state,
 three seeds each (extras `world`, `data` and `robots`). `dagger/report.html` has the
 curve, `clone/report.html` the table. After the colon, KEY=VALUE with commas between:
 
-  task    pick or cabinet (pick)
+  task    pick or cabinet, or robosuite's lift or door (pick)
   arm     panda or iiwa (panda)
   seeds   runs of each row of DAgger (3)
   spread  of where things are at first, 0 to 1 (1)

@@ -75,9 +75,11 @@ def test_no_newer_version_is_shut_out(told):
   """An upper bound needs a version that was seen to fail; there is none.
 
   But of MuJoCo's next major version: it decides pixels, and 3.3.7 and 4.0.0 were compared.
+  With 4.0.0 robosuite fails, and its worker takes 3.3.7 alone.
   """
   extras = {**told["extras_require"]}
   assert extras.pop("world") == ["mujoco>=3.3.7,<5"]
+  extras["robosuite"] = [one for one in extras["robosuite"] if one != "mujoco==3.3.7"]
   extras = extras.values()
   for requirement in [*told["install_requires"], *sum(extras, [])]:
     assert not re.search("<|==|~=", requirement), requirement

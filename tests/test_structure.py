@@ -496,6 +496,8 @@ def optional_imports(package):
 def test_optional_dependencies_have_one_lazy_place_each():
   found = optional_imports(PACKAGE)
   assert "av" in found  # or this test looks at nothing
+  # Runs in another Python, where this package is not, and so imports it for itself.
+  found["mujoco"].remove(("world/robots/suite_worker.py", False))
   for name, places in found.items():
     assert len(places) == 1, (name, places)
     ((file, at_top),) = places

@@ -142,13 +142,18 @@ class Paper(Section):
 
 @section("worlds")
 class Worlds(Section):
-  """How environments are run."""
+  """How environments are run.
+
+  Attributes:
+    python: of `env.simulator` robosuite: the interpreter that has it.
+  """
 
   count: int = field(16, "of them at a time", at_least=1, at_most=4096)
   processes: int = field(-1, "they are in; -1: one a core", at_least=-1)
   gl: str = field(
     "", "egl or osmesa; '': MUJOCO_GL, or what is found", choices=("", "egl", "osmesa")
   )
+  python: str = field("", "with robosuite; '': TOTOJAX_ROBOSUITE_PYTHON, or the one that runs")
 
 
 @section("output")

@@ -3,7 +3,10 @@
 from totojax.config.schema import ConfigError, field, Section, section
 
 TASKS = ("pick", "cabinet")
+SUITE_TASKS = ("lift", "door")  # robosuite's
 ARMS = ("panda", "iiwa")
+SIMULATORS = {"world": TASKS, "robosuite": SUITE_TASKS}  # and their tasks
+_OURS = ("step_rad", "spread", "goal_m")  # keys of our own scenes
 
 
 @section("env")
@@ -11,8 +14,13 @@ class EnvConfig(Section):
   """A robot, its task, and what is seen and known of them.
 
   Attributes:
-    task: "pick": a cube is lifted; "cabinet": a drawer is pulled open by its bar.
-    arm: whose joints: Franka's Panda, or KUKA's LBR iiwa 7; both have one gripper.
+    simulator: "world": scenes of our own; "robosuite": robosuite 1.5.2, in a Python
+      of its own (`worlds.python`; docs/robots.md).
+    task: of ours, "pick": a cube is lifted; "cabinet": a drawer is pulled open by its
+      bar. Of robosuite's, "lift": a cube is lifted; "door": a door is opened by its
+      handle, which is turned first.
+    arm: whose joints: Franka's Panda, or KUKA's LBR iiwa 7; of ours both have one
+      gripper, of robosuite's the second has Robotiq's.
     image: whether pixels are drawn. Without, observations have no "image" and no
       "wrist", and no OpenGL is needed.
     spread: of where things are at first: 0: always in the same place; 1: a cube
@@ -23,7 +31,8 @@ class EnvConfig(Section):
     goal_m: how high a cube, or how far a drawer; 0: 0.4 and 0.15.
   """
 
-  task: str = field("pick", "what is done", "Figure 6", choices=TASKS)
+  simulator: str = field("world", "ours, or robosuite's", choices=tuple(SIMULATORS))
+  task: str = field("pick", "what is done", "Figure 6", choices=TASKS + SUITE_TASKS)
   arm: str = field("panda", "that does it", "Figure 6", choices=ARMS)
   image: bool = field(True, "draw pixels")
   size_px: int = field(128, "side of a frame", at_least=16, at_most=1024)
@@ -39,6 +48,19 @@ class EnvConfig(Section):
   until_success: bool = field(True, "an episode ends with success")
 
   def __post_init__(self):
+    if self.task not in (tasks := SIMULATORS[self.simulator]):
+      raise ConfigError(
+        f"env.task is {self.task!r}, and tasks of env.simulator {self.simulator!r} are"
+        f" {', '.join(tasks)}; use one of these, or the other simulator"
+      )
+    if self.simulator != "world":
+      for name in _OURS:
+        if (value := getattr(self, name)) != (
+          usual := type(self).__dataclass_fields__[name].default
+        ):
+          raise ConfigError(
+            f"env.{name} is {value}, which robosuite does not know; leave it at {usual}"
+          )
     if self.wrist and not self.image:
       raise ConfigError("env.wrist is set and env.image is not; set env.image too, or neither")
     if self.hold_steps > self.steps:

@@ -12,12 +12,19 @@ from totojax.config.schema import ConfigError
 FRAMES, SIZE_PX, TOKENIZER = cater.FRAMES, cater.SIZE_PX, cater.TOKENIZER
 STATE = ("observation.environment_state",)
 # Steps of an episode that experts do not need all of.
-STEPS = {"pick": 120, "cabinet": 120}
+STEPS = {"pick": 120, "cabinet": 120, "lift": 120, "door": 200}
 
 
 def env(task: str, arm: str, **keys: Any) -> robot_envs.EnvConfig:
-  """A robot at its task, in episodes that end with success."""
-  return robot_envs.EnvConfig(task=task, arm=arm, steps=STEPS[task], **keys)
+  """A robot at its task, in episodes that end with success.
+
+  Raises:
+    ConfigError: there is no such task, or robosuite does not know a key.
+  """
+  known = robot_envs.SIMULATORS
+  simulator = next((name for name, tasks in known.items() if task in tasks), "world")
+  steps = STEPS.get(task, 120)
+  return robot_envs.EnvConfig(simulator=simulator, task=task, arm=arm, steps=steps, **keys)
 
 
 def chain(argument: str = "") -> ConfigDict:

@@ -15,7 +15,10 @@ _ROWS = {
   "state": "where everything is (upper bound)",
   "pixels": "small frames themselves",
 }
-_TASKS = {"pick": "cube pick", "cabinet": "cabinet drawer"}
+_TASKS = {
+  **{"pick": "cube pick", "cabinet": "cabinet drawer"},
+  **{"lift": "robosuite's cube lift", "door": "robosuite's door"},
+}
 
 
 def name(row: Mapping[str, Any]) -> str:

@@ -105,13 +105,15 @@ def _studio(width_px: int, height_px: int) -> Any:
 
 def take_gl(gl: str) -> None:
   """Which OpenGL this process draws with, before MuJoCo is imported; "": as `Pool` has it."""
-  os.environ["MUJOCO_GL"] = gl or os.environ.get("MUJOCO_GL", "") or _found()
+  os.environ["MUJOCO_GL"] = backend(gl)
 
 
-def _found() -> str:
-  """The first backend whose library is there; the first of all where none is."""
+def backend(gl: str) -> str:
+  """The OpenGL that `gl` means: "" is MUJOCO_GL, or the first whose library is there."""
   import ctypes.util
 
+  if named := gl or os.environ.get("MUJOCO_GL", ""):
+    return named
   libraries = {"egl": "EGL", "osmesa": "OSMesa"}
   return next((gl for gl in BACKENDS if ctypes.util.find_library(libraries[gl])), BACKENDS[0])
 

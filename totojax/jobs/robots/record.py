@@ -18,7 +18,10 @@ from totojax.report import shares
 from totojax.rundir import console, directory, files, wording
 
 CAMERA = "observation.images.front"
-TASKS = {"pick": "Pick up the cube.", "cabinet": "Open the drawer."}
+TASKS = {
+  **{"pick": "Pick up the cube.", "cabinet": "Open the drawer."},
+  **{"lift": "Lift the cube.", "door": "Open the door."},  # robosuite's
+}
 
 
 class _Stopped(Exception):

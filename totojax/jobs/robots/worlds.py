@@ -17,6 +17,7 @@ from totojax.config.policies import Worlds
 from totojax.config.robot_envs import EnvConfig
 from totojax.data.pixels import workers
 from totojax.jobs.robots import rollouts
+from totojax.rundir import console
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def opened(config: EnvConfig, settings: Worlds) -> Iterator[rollouts.Worlds]:
   """Environments, until the block ends.
 
   Raises:
-    ImportError: MuJoCo or OpenGL is missing; says what to install.
+    ImportError: MuJoCo, robosuite or OpenGL is missing; says what to install.
     OSError: a process died.
   """
   with contextlib.ExitStack() as stack:
@@ -38,14 +39,15 @@ class _Batch:
     from totojax.world.robots import experts, layout
 
     self.count, self.steps = settings.count, config.steps
-    self.actions, self.felt, self.states = layout.ACTIONS, layout.PROPRIO, layout.STATE
+    self.actions, self.felt, self.states = layout.actions(config), layout.PROPRIO, layout.STATE
     self._config, self._settings, self._stack = config, settings, stack
     self._act: Callable[[np.ndarray, np.ndarray], np.ndarray] = experts.expert(config)
     self._made, self._drawn = {}, False
 
   def begin(self, seeds: Sequence[int], *, drawn: bool) -> rollouts.Seen:
     self._drawn = drawn
-    return _seen(self._envs.reset(np.array(seeds, np.int64)))
+    with console.phase(f"environments of {self._config.task} begin"):  # robosuite's take 10 s
+      return _seen(self._envs.reset(np.array(seeds, np.int64)))
 
   def do(self, action_EA: np.ndarray) -> tuple[rollouts.Seen, np.ndarray, np.ndarray]:
     out = self._envs.step(action_EA)
@@ -57,14 +59,17 @@ class _Batch:
   @property
   def _envs(self) -> Any:
     """Those that are asked now."""
-    from totojax.world.robots import envs
+    from totojax.world.robots import envs, suite
 
     if self._drawn not in self._made:
-      config = self._config
+      config, settings = self._config, self._settings
       if not self._drawn:
         config = dataclasses.replace(config, image=False, wrist=False)
-      processes = min(workers.processes(self._settings.processes), self.count)
-      made = envs.Envs(config, self.count, processes=processes, gl=self._settings.gl)
+      more: dict[str, Any] = {"processes": workers.processes(settings.processes), "gl": settings.gl}
+      if config.simulator == "robosuite":
+        made = suite.Envs(config, self.count, python=settings.python, **more)
+      else:
+        made = envs.Envs(config, self.count, **more)
       self._made[self._drawn] = self._stack.enter_context(made)
     return self._made[self._drawn]
 

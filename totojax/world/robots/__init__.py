@@ -2,5 +2,6 @@
 
 `envs.Envs` steps many environments in processes of their own; `env.Env` is one,
 with gymnasium's interface, in this process; `experts.expert` solves each task from
-its state. Physics and pixels are MuJoCo's (the `world` extra).
+its state. Physics and pixels are MuJoCo's (the `world` extra). `suite` has robosuite's
+tasks, in a Python of its own.
 """

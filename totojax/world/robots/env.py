@@ -1,7 +1,8 @@
 """One environment with gymnasium's interface, in this process.
 
 It loads MuJoCo, and OpenGL where it draws, which do not go well with jax: programs
-that load jax use `envs.Envs`, whose processes do that for them.
+that load jax use `envs.Envs`, whose processes do that for them. robosuite's is in a
+process of its own here too.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from totojax.config.robot_envs import EnvConfig
 from totojax.world import processes
-from totojax.world.robots import layout, simulation
+from totojax.world.robots import layout, simulation, suite
 
 
 class Env:
@@ -19,22 +20,26 @@ class Env:
   metadata = {"render_modes": ["rgb_array"]}
   render_mode = "rgb_array"
 
-  def __init__(self, config: EnvConfig, gl: str = ""):
-    """Raises ImportError: MuJoCo is missing, or an OpenGL where it draws.
+  def __init__(self, config: EnvConfig, gl: str = "", python: str = ""):
+    """Raises ImportError: MuJoCo or robosuite is missing, or an OpenGL where it draws.
 
     Args:
       config: of it.
       gl: "egl" or "osmesa"; "": MUJOCO_GL, or the first that is found.
+      python: that has robosuite (`suite.interpreter`); our own scenes need none.
     """
-    if config.image:
-      processes.take_gl(gl)
     self.config = config
     self.metadata = {**self.metadata, "render_fps": config.rate_hz}
-    self._stage = simulation.Stage(config)
-    self._simulation = simulation.Simulation(self._stage)
+    self._simulation: suite.Simulation | simulation.Simulation
+    if config.simulator == "robosuite":
+      self._simulation = suite.Simulation(config, gl, python)
+    else:
+      if config.image:
+        processes.take_gl(gl)
+      self._simulation = simulation.Simulation(simulation.Stage(config))
     self._seeds = np.random.default_rng()
     self._last: dict[str, np.ndarray] = {}
-    self.action_space, self.observation_space = spaces(config)
+    self.action_space, self.observation_space = layout.spaces(config)
 
   @property
   def unwrapped(self) -> "Env":
@@ -64,14 +69,15 @@ class Env:
 
     Args:
       action: float [8]; shares of `env.step_rad` that the targets of joints turn by,
-        and the gripper, -1 closed to 1 open. More than 1 is clipped.
+        and the gripper, -1 closed to 1 open. More than 1 is clipped. Of robosuite
+        float [7] (`layout.SUITE_ACTIONS`).
 
     Raises:
       ValueError: an action of another shape, or with NaN; or the episode is over.
     """
     if self._simulation.episode.is_done:
       raise ValueError("the episode is over, or has not begun; call reset first")
-    out = self._simulation.step(checked(action, (layout.ACTIONS,)))
+    out = self._simulation.step(layout.checked(action, self.action_space.shape))
     self._last = self._simulation.observe()
     return self._last, out.reward, out.terminated, out.truncated, out.info
 
@@ -86,22 +92,8 @@ class Env:
     return self._last["image"]
 
   def close(self) -> None:
-    """Frees OpenGL."""
-    self._stage.close()
-
-
-def checked(action: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """The action as an array.
-
-  Raises:
-    ValueError: it has another shape, or values that are not finite.
-  """
-  array = np.asarray(action, np.float32)
-  if array.shape != shape:
-    raise ValueError(f"the action has shape {array.shape}; it must be {shape}")
-  if not np.isfinite(array).all():
-    raise ValueError("the action has values that are not finite; give numbers from -1 to 1")
-  return array
+    """Frees OpenGL, or ends robosuite's process."""
+    self._simulation.close()
 
 
 def _check_seed(seed: int) -> None:
@@ -109,31 +101,16 @@ def _check_seed(seed: int) -> None:
     raise ValueError(f"seed is {seed}; use 0 or more")
 
 
-def spaces(config: EnvConfig) -> tuple[Any, Any]:
-  """(of actions, of observations): gymnasium's where it is installed, else `layout`'s."""
-  action, parts = layout.action_space(), layout.observation_space(config)
-  try:
-    from gymnasium import spaces as theirs
-  except ImportError:
-    return action, parts
-  boxes: dict[str, Any] = {
-    k: theirs.Box(s.low, s.high, s.shape, s.dtype.type) for k, s in parts.items()
-  }
-  return theirs.Box(-1.0, 1.0, action.shape, np.float32), theirs.Dict(boxes)
-
-
-def gymnasium_env(config: EnvConfig, gl: str = "") -> Any:
+def gymnasium_env(config: EnvConfig, gl: str = "", python: str = "") -> Any:
   """An `Env` that is a `gymnasium.Env` too, as gymnasium's wrappers ask for.
 
   Raises:
     ImportError: gymnasium is missing; or as `Env`.
   """
-  try:
-    import gymnasium
-  except ImportError as error:
-    raise ImportError("this needs gymnasium; install it with: pip install gymnasium") from error
-
-  base: Any = gymnasium.Env
+  package = layout.gymnasium()
+  if package is None:
+    raise ImportError("this needs gymnasium; install it with: pip install gymnasium")
+  base: Any = package.Env
 
   class GymnasiumEnv(Env, base):
     """Both; `np_random` is gymnasium's own, and draws nothing here."""
@@ -142,4 +119,4 @@ def gymnasium_env(config: EnvConfig, gl: str = "") -> Any:
       base.reset(self, seed=seed)
       return Env.reset(self, seed=seed, options=options)
 
-  return GymnasiumEnv(config, gl)
+  return GymnasiumEnv(config, gl, python)

@@ -16,7 +16,7 @@ import numpy as np
 from totojax.config.robot_envs import EnvConfig
 from totojax.data.pixels import workers
 from totojax.world import processes
-from totojax.world.robots import env as env_lib, layout
+from totojax.world.robots import layout
 
 Observation = dict[str, np.ndarray]  # as of `Env`, with a first axis of environments
 _group: list[Any] = []  # of a child: its stage and environments
@@ -49,14 +49,12 @@ class Envs:
     Raises:
       ValueError: no environments, or no processes.
     """
-    for name, value in (("count", count), ("processes", processes)):
-      if value < 1:
-        raise ValueError(f"{name} is {value}; use 1 or more")
     self.config, self.count = config, count
-    self.action_space, self.observation_space = env_lib.spaces(config)
-    shares = np.array_split(np.arange(count), min(processes, count))
-    self._parts = [slice(int(s[0]), int(s[-1]) + 1) for s in shares]
-    self._children = [workers.children(1, _begin, config, len(share), gl) for share in shares]
+    self._parts = parts(count, processes)
+    self.action_space, self.observation_space = layout.spaces(config)
+    self._children = [
+      workers.children(1, _begin, config, part.stop - part.start, gl) for part in self._parts
+    ]
 
   def __enter__(self) -> Self:
     return self
@@ -83,16 +81,8 @@ class Envs:
       ImportError: MuJoCo or OpenGL is missing; says what to install.
       OSError: a process died.
     """
-    seeds_B = np.asarray(seeds, np.int64)
-    if not seeds_B.ndim:
-      seeds_B = seeds_B + np.arange(self.count)
-    which_B = np.ones(self.count, bool) if which is None else np.asarray(which, bool)
-    for name, array in (("seeds", seeds_B), ("which", which_B)):
-      if array.shape != (self.count,):
-        raise ValueError(f"{name} has shape {array.shape}; there are {self.count} environments")
-    if (seeds_B < 0).any():
-      raise ValueError(f"a seed is {int(seeds_B.min())}; use 0 or more")
-    return _joined(self._ask(_reset, seeds_B, which_B))
+    seeds_B, which_B = seeds_and_which(self.count, seeds, which)
+    return joined(self._ask(_reset, seeds_B, which_B))
 
   def step(self, actions_BA: np.ndarray) -> Stepped:
     """One step of control of each environment whose episode is not over.
@@ -105,10 +95,10 @@ class Envs:
       ValueError: actions of another shape, or that are not finite.
       OSError: a process died.
     """
-    actions_BA = env_lib.checked(actions_BA, (self.count, layout.ACTIONS))
+    actions_BA = layout.checked(actions_BA, (self.count, layout.ACTIONS))
     answers = self._ask(_step, actions_BA)
     told = [np.concatenate(x) for x in zip(*(rest for _, rest in answers))]
-    return Stepped(_joined([seen for seen, _ in answers]), *told)
+    return Stepped(joined([seen for seen, _ in answers]), *told)
 
   def _ask(self, function: Callable[..., Any], *arrays: np.ndarray) -> list[Any]:
     """What each process answers about its share."""
@@ -125,7 +115,41 @@ class Envs:
       ) from error
 
 
-def _joined(shares: list[Observation]) -> Observation:
+def parts(count: int, processes: int) -> list[slice]:
+  """Which environments each process has.
+
+  Raises:
+    ValueError: no environments, or no processes.
+  """
+  for name, value in (("count", count), ("processes", processes)):
+    if value < 1:
+      raise ValueError(f"{name} is {value}; use 1 or more")
+  shares = np.array_split(np.arange(count), min(processes, count))
+  return [slice(int(s[0]), int(s[-1]) + 1) for s in shares]
+
+
+def seeds_and_which(
+  count: int, seeds: int | Sequence[int] | np.ndarray, which: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """What `Envs.reset` is told, for each environment: int64 [B] and bool [B].
+
+  Raises:
+    ValueError: of another length, or a seed below 0.
+  """
+  seeds_B = np.asarray(seeds, np.int64)
+  if not seeds_B.ndim:
+    seeds_B = seeds_B + np.arange(count)
+  which_B = np.ones(count, bool) if which is None else np.asarray(which, bool)
+  for name, array in (("seeds", seeds_B), ("which", which_B)):
+    if array.shape != (count,):
+      raise ValueError(f"{name} has shape {array.shape}; there are {count} environments")
+  if (seeds_B < 0).any():
+    raise ValueError(f"a seed is {int(seeds_B.min())}; use 0 or more")
+  return seeds_B, which_B
+
+
+def joined(shares: list[Observation]) -> Observation:
+  """Observations of all processes, as one."""
   return {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
 
 
@@ -174,9 +198,8 @@ def _step(actions_BA: np.ndarray) -> tuple[Observation, list[np.ndarray]]:
       _seen[number] = simulation.observe()
       rows.append((out.reward, out.terminated, out.truncated, out.info["success"], True))
     else:
-      success = simulation.info()["success"]
-      ends = success and simulation.stage.config.until_success
-      rows.append((0.0, ends, not ends, success, False))
+      ended = simulation.episode.terminated, simulation.episode.truncated
+      rows.append((0.0, *ended, simulation.info()["success"], False))
   reward, *flags = zip(*rows)
   return _stacked(), [np.array(reward, np.float32), *(np.array(flag, bool) for flag in flags)]
 

@@ -8,6 +8,7 @@ Shapes: B environments, J joints.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 
 import numpy as np
@@ -20,15 +21,24 @@ _DAMPING = 1e-3  # of the inverse, as of `film`
 _SPEED_M, _HELD_M, _SPEED_RAD = 0.05, 0.03, 0.25  # of the grip in a step, at most
 _GAIN = 0.6  # of what is left of the way, in a step: arms lag behind
 _HOMING = 0.05  # of what is left of the joints: the way to their homes
-_BEFORE_M = {"pick": 0.10, "cabinet": 0.08}  # from the object, where the grip waits
 _ALIGNED_M, _ALIGNED_RAD = 0.012, 0.15  # beside the way in, so that it may go on
 _CLOSE_M, _SLIP = 0.012, 2.0  # from the object, where fingers close; and how many times as far
 _OPENED = {"pick": 1.0, "cabinet": 0.2}  # of the gripper's action: a bar's gap is narrow
-_CLOSING_M = {"pick": 0.037, "cabinet": 0.022}  # below which fingers have begun to close
-_HALF = {"pick": bodies.CUBE, "cabinet": 0.009}  # of what is between the fingers
 _FIRM_M = 0.004  # more than that, and fingers have not closed yet
 _PITCH = np.deg2rad(65)  # of a hand that holds the bar, below level
 _OVER_M = 0.03  # that a drawer is pulled beyond its goal
+
+
+@dataclasses.dataclass(frozen=True)
+class Grasp:
+  """How something is taken hold of."""
+
+  before_m: float  # from the object, where the grip waits
+  closing_m: float  # of the gripper's opening, below which fingers have begun to close
+  half_m: float  # of what is between the fingers
+
+
+_GRASPS = {"pick": Grasp(0.10, 0.037, bodies.CUBE), "cabinet": Grasp(0.08, 0.022, 0.009)}
 
 
 def kinematics(arm: arms.Arm, mount: float, angles_BJ: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -66,8 +76,12 @@ def expert(config: EnvConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
   Returns:
     a function of (state [.., 15], proprio [.., 15]), as observations have them, that
-    gives the action, float32 [.., 8].
+    gives the action, float32 [.., 8], or [.., 7] of robosuite.
   """
+  if config.simulator == "robosuite":
+    from totojax.world.robots import suite_experts
+
+    return functools.partial(suite_experts.act, config)
   return functools.partial(_act, config)
 
 
@@ -82,8 +96,8 @@ def _act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarra
     config, state_BS, proprio_BP, pos_B3, turn_B33
   )
   speed_B1 = np.where(closes_B, _HELD_M, _SPEED_M)[:, None]
-  way_B3 = _at_most(_GAIN * (goal_B3 - pos_B3), speed_B1)
-  about_B3 = _at_most(_GAIN * _rotation_to(turn_B33, turned_B33), _SPEED_RAD)
+  way_B3 = at_most(_GAIN * (goal_B3 - pos_B3), speed_B1)
+  about_B3 = at_most(_GAIN * rotation_to(turn_B33, turned_B33), _SPEED_RAD)
   step_BJ = _solve(arm, angles_BJ, jacobian_B6J, np.concatenate([way_B3, about_B3], -1))
   share_BJ = step_BJ / config.step_rad
   share_BJ /= np.maximum(np.abs(share_BJ).max(-1, keepdims=True), 1)  # the same way, slower
@@ -117,10 +131,10 @@ def _pick(
 ) -> Goal:
   """From above, with the fingers along a side of the cube that is near to it."""
   cube_B3 = state_BS[:, layout.OBJECT_POS]
-  turned_B33 = _down(_side(state_BS, turn_B33))
+  turned_B33 = down(side(state_BS, turn_B33))
   into_B3 = np.broadcast_to(np.array([0.0, 0.0, -1.0]), cube_B3.shape)
-  goal_B3, holds_B, closes_B = _approach(
-    "pick", cube_B3, into_B3, proprio_BP, pos_B3, turn_B33, turned_B33
+  goal_B3, holds_B, closes_B = approach(
+    _GRASPS["pick"], cube_B3, into_B3, proprio_BP, pos_B3, turn_B33, turned_B33
   )
   lift_B = (config.goal_m or 0.4) - state_BS[:, layout.PROGRESS][:, 0]
   lifted_B3 = cube_B3 + np.stack([0 * lift_B, 0 * lift_B, lift_B], -1)
@@ -136,13 +150,13 @@ def _cabinet(
 ) -> Goal:
   """From above and before it, a finger on either side of the bar; then the drawer's way."""
   bar_B3 = state_BS[:, layout.OBJECT_POS]
-  frame_B33 = _rotations(state_BS[:, layout.OBJECT_QUAT])
+  frame_B33 = rotations(state_BS[:, layout.OBJECT_QUAT])
   c, s = np.cos(_PITCH), np.sin(_PITCH)
   # Columns: the fingers' way, level across, and into the gap.
   hand_33 = np.array([[-s, 0, c], [0, 1, 0], [-c, 0, -s]])
   turned_B33 = frame_B33 @ hand_33
-  goal_B3, holds_B, closes_B = _approach(
-    "cabinet", bar_B3, turned_B33[..., 2], proprio_BP, pos_B3, turn_B33, turned_B33
+  goal_B3, holds_B, closes_B = approach(
+    _GRASPS["cabinet"], bar_B3, turned_B33[..., 2], proprio_BP, pos_B3, turn_B33, turned_B33
   )
   left_B = (config.goal_m or 0.15) + _OVER_M - state_BS[:, layout.PROGRESS][:, 0]
   pulled_B3 = bar_B3 - frame_B33[..., 0] * left_B[:, None]
@@ -152,8 +166,8 @@ def _cabinet(
 _GOALS: Mapping[str, Callable[..., Goal]] = {"pick": _pick, "cabinet": _cabinet}
 
 
-def _approach(
-  task: str,
+def approach(
+  grasp: Grasp,
   object_B3: np.ndarray,
   into_B3: np.ndarray,
   proprio_BP: np.ndarray,
@@ -168,21 +182,21 @@ def _approach(
   off_B3 = pos_B3 - object_B3
   depth_B = (off_B3 * into_B3).sum(-1)
   beside_B = np.linalg.norm(off_B3 - depth_B[:, None] * into_B3, axis=-1)
-  wrong_B = np.linalg.norm(_rotation_to(turn_B33, turned_B33), axis=-1)
+  wrong_B = np.linalg.norm(rotation_to(turn_B33, turned_B33), axis=-1)
   excess_B = np.maximum((beside_B - _ALIGNED_M) / 0.02, (wrong_B - _ALIGNED_RAD) / 0.2)
-  back_B = _BEFORE_M[task] * np.clip(excess_B, 0, 1)
+  back_B = grasp.before_m * np.clip(excess_B, 0, 1)
   goal_B3 = object_B3 - back_B[:, None] * into_B3
   opening_B, away_B = proprio_BP[:, layout.OPENING][:, 0], np.linalg.norm(off_B3, axis=-1)
   # Fingers that have begun to close, or hold the object, do not open for a small slip.
-  slip_B = np.where(opening_B < _CLOSING_M[task], _SLIP, 1.0)
+  slip_B = np.where(opening_B < grasp.closing_m, _SLIP, 1.0)
   closes_B = away_B < slip_B * _CLOSE_M
-  holds_B = closes_B & (opening_B < _HALF[task] + _FIRM_M)
+  holds_B = closes_B & (opening_B < grasp.half_m + _FIRM_M)
   return goal_B3, holds_B, closes_B
 
 
-def _side(state_BS: np.ndarray, turn_B33: np.ndarray) -> np.ndarray:
+def side(state_BS: np.ndarray, turn_B33: np.ndarray) -> np.ndarray:
   """Headings [B] of a cube's side: the one that is nearest to the hand's, within its turn."""
-  frame_B33 = _rotations(state_BS[:, layout.OBJECT_QUAT])
+  frame_B33 = rotations(state_BS[:, layout.OBJECT_QUAT])
   # Of a cube that lies on another side, an axis that is level.
   level_B = np.argmax(np.hypot(frame_B33[:, 0], frame_B33[:, 1]), -1)
   axis_B3 = np.take_along_axis(frame_B33, level_B[:, None, None], 2)[..., 0]
@@ -197,7 +211,7 @@ def _wrapped(angle: np.ndarray) -> np.ndarray:
   return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-def _down(yaw_B: np.ndarray) -> np.ndarray:
+def down(yaw_B: np.ndarray) -> np.ndarray:
   """Rotations [B, 3, 3] of hands that point down, with fingers along such headings."""
   c_B, s_B, o_B = np.cos(yaw_B), np.sin(yaw_B), np.zeros_like(yaw_B)
   columns = [(c_B, s_B, o_B), (s_B, -c_B, o_B), (o_B, o_B, o_B - 1)]
@@ -210,7 +224,8 @@ def _about_z(angle_B: np.ndarray) -> np.ndarray:
   return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
-def _rotations(quat_B4: np.ndarray) -> np.ndarray:
+def rotations(quat_B4: np.ndarray) -> np.ndarray:
+  """Matrices [B, 3, 3] of quaternions w x y z."""
   w, x, y, z = (quat_B4 / np.linalg.norm(quat_B4, axis=-1, keepdims=True)).T
   rows = [
     (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -220,7 +235,7 @@ def _rotations(quat_B4: np.ndarray) -> np.ndarray:
   return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
-def _rotation_to(turn_B33: np.ndarray, goal_B33: np.ndarray) -> np.ndarray:
+def rotation_to(turn_B33: np.ndarray, goal_B33: np.ndarray) -> np.ndarray:
   """The axis, as long as the angle [B, 3], about which a turn becomes another."""
   rest_B33 = goal_B33 @ turn_B33.swapaxes(1, 2)
   sine_B3 = 0.5 * np.stack(
@@ -236,5 +251,6 @@ def _rotation_to(turn_B33: np.ndarray, goal_B33: np.ndarray) -> np.ndarray:
   return sine_B3 / np.maximum(length_B1, 1e-9) * np.arctan2(length_B1, cosine_B1)
 
 
-def _at_most(way_B3: np.ndarray, length: np.ndarray | float) -> np.ndarray:
+def at_most(way_B3: np.ndarray, length: np.ndarray | float) -> np.ndarray:
+  """Vectors, those that are longer made so long."""
   return way_B3 / np.maximum(np.linalg.norm(way_B3, axis=-1, keepdims=True) / length, 1)

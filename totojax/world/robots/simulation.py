@@ -22,12 +22,31 @@ _START_RAD = 0.05  # that joints are off their homes at first
 
 @dataclasses.dataclass
 class Episode:
-  """How far one environment is."""
+  """How far one environment is, and whether that is success."""
 
   steps: int = 0
   held: int = 0  # steps in the goal, one after the other; stays once it is success
   in_region: bool = False
-  is_done: bool = True  # success that ends it, or its last step; no reset yet
+  terminated: bool = False  # by success, where that ends it
+  truncated: bool = False  # its last step is done
+  is_done: bool = True  # either; or there was no reset yet
+
+  def advance(self, config: EnvConfig, *, in_region: bool) -> None:
+    """Counts a step, after which it is in the goal or is not."""
+    self.steps += 1
+    self.in_region = in_region
+    self.held = held_steps(self.held, in_region, config.hold_steps)
+    self.terminated = self.succeeded(config) and config.until_success
+    self.truncated = self.steps >= config.steps
+    self.is_done = self.terminated or self.truncated
+
+  def succeeded(self, config: EnvConfig) -> bool:
+    return self.held >= config.hold_steps
+
+  def info(self, config: EnvConfig) -> dict[str, Any]:
+    """success, in_region, held and steps, as they are now."""
+    told = {"in_region": self.in_region, "held": self.held, "steps": self.steps}
+    return {"success": self.succeeded(config), **told}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,25 +154,16 @@ class Simulation:
       raise ValueError(
         f"physics of {stage.config.task} with {stage.config.arm} gave positions that are none"
       )
-    episode.steps += 1
-    episode.in_region = self._in_region()
-    needed = stage.config.hold_steps
-    episode.held = held_steps(episode.held, episode.in_region, needed)
-    success = episode.held >= needed
-    terminated = success and stage.config.until_success
-    truncated = episode.steps >= stage.config.steps
-    episode.is_done = terminated or truncated
-    return Outcome(self._reward(), terminated, truncated, self.info())
+    episode.advance(stage.config, in_region=self._in_region())
+    return Outcome(self._reward(), episode.terminated, episode.truncated, self.info())
 
   def info(self) -> dict[str, Any]:
     """success, in_region, held and steps, as they are now."""
-    episode = self.episode
-    return {
-      "success": episode.held >= self.stage.config.hold_steps,
-      "in_region": episode.in_region,
-      "held": episode.held,
-      "steps": episode.steps,
-    }
+    return self.episode.info(self.stage.config)
+
+  def close(self) -> None:
+    """Frees OpenGL, also of what shares its stage."""
+    self.stage.close()
 
   @property
   def progress_m(self) -> float:
