@@ -332,7 +332,8 @@ def test_a_wrong_command_is_noticed(text, told):
 def test_the_same_is_the_command_above(file, told):
   text = (
     "| a | `totojax --config=configs/features.py` | |\n| b | `totojax --workdir=B \\` | |\n"
-    f"| | `--config=configs/{file}` | |\n| c | the same with `--config.features.norm=True` for `b` | |"
+    f"| | `--config=configs/{file}` | |\n"
+    "| c | the same with `--config.features.norm=True` for `b` | |"
   )
   (words,) = [words for words in commands(text) if "--config.features.norm=True" in words]
   assert "--workdir=B" in words

@@ -224,11 +224,8 @@ def open_tokens(
   try:
     store = store_lib.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
   except objects.StoreError as error:
-    same = (manifest.tokenizer, manifest.vocab, manifest.grid) == (
-      run.tokenizer,
-      spec.vocab,
-      spec.grid,
-    )
+    own = (run.tokenizer, spec.vocab, spec.grid)
+    same = own == (manifest.tokenizer, manifest.vocab, manifest.grid)
     if same or not manifest.complete:  # it is something else
       raise
     raise ConfigError(f"{error}. {_making(run, manifest.kind, spec.grid)}") from error
