@@ -1,11 +1,15 @@
 r"""Probes of every layer on your own classes: stores made from class folders.
 
   python -m totojax.main --config=configs/tokenize.py --workdir=TOKENS \
+    --config.tokenizer=shipped --config.image.size_px=32 \
     --config.source.root=IMAGES --config.source.kind=image \
     --config.source.folder.class_folders=True --config.source.val_frac=0.2
   python -m totojax.main --config=configs/probe_folder.py --workdir=PROBE \
-    --config.model_run=MODEL --config.data.train=TOKENS/train \
-    --config.data.validation=TOKENS/val
+    --config.data.train=TOKENS/train --config.data.validation=TOKENS/val
+
+Without --config.model_run it is the small model that ships with the package, of
+32 pixels. The tokens must be of the model's tokenizer and size; of others a line
+says which flags make them.
 
 Average pooling and a linear layer, with many rates and decays at once: which is
 best depends on the data. Features are made once and kept, so that what it costs
@@ -17,7 +21,7 @@ from totojax.config import recipes
 
 
 def get_config():
-  c = recipes.probe("", "", "")
+  c = recipes.probe("shipped", "", "")
   c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(
     name="adamw",

@@ -15,7 +15,7 @@ from runs import load
 import stores
 
 from totojax import assembly, checkpoint, jobs, sequence, train
-from totojax.config import pixel_recipes, recipes, roots, schema, tokens
+from totojax.config import arguments, pixel_recipes, recipes, roots, schema, tokens
 from totojax.config.schema import ConfigError
 from totojax.data.store import manifests, shards
 from totojax.rundir import directory
@@ -390,3 +390,17 @@ def test_a_nan_would_be_seen(data, tmp_path):
   with pytest.raises(train.NotFinite, match="param_norm of step 1 is inf"):
     two_steps(config, tmp_path)
   assert checkpoint.latest_step(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize(
+  "name, told",
+  [
+    ("configs/tokenise.py", r"did you mean configs/tokenize\.py or "),
+    ("pretrian.py", r"did you mean configs/pretrain\.py\?$"),
+    ("configs/paper/figur2.py", r"did you mean configs/paper/figure2\.py or "),
+    ("nonsense", r"shipped are configs/1b\.py, .*configs/world\.py$"),
+  ],
+)
+def test_a_misspelt_config_is_refused_with_the_nearest(name, told):
+  with pytest.raises(FileNotFoundError, match=f"'{name}' does not exist; {told}"):
+    arguments.config_path(name)

@@ -216,13 +216,34 @@ def cells(text):
   return found
 
 
+def repeated(text):
+  """Rows of tables that say "the same, `FLAGS`": the last whole command above, with these."""
+  whole, found = "", []
+  for line in prose(text).splitlines():
+    cell = line.split("|")[2].strip() if line.count("|") > 2 else ""
+    words = re.findall(r"`([^`]+)`", cell)
+    if cell.startswith("the same"):
+      more = shlex.split(" ".join(word for word in words if word.startswith("--")))
+      given = {word.partition("=")[0] for word in more}
+      kept = [word for word in shlex.split(whole) if word.partition("=")[0] not in given]
+      of_config = [word for word in more if word.startswith("--config=")]
+      others = [word for word in more if word not in of_config]
+      if more:
+        found.append(shlex.join([*kept[:1], *of_config, *kept[1:], *others]))
+    elif words and whole.endswith("\\"):
+      whole = whole[:-1] + words[0]
+    elif words and words[0].startswith("totojax "):
+      whole = words[0]
+  return found
+
+
 def commands(text):
   """The words of every command of ours: in blocks, in tables, in sentences."""
   lines = []
   for language, block in blocks(text):
     if language == "bash":
       lines += block.replace("\\\n", " ").splitlines()
-  lines += cells(text)
+  lines += [*cells(text), *repeated(text)]
   for code in inline(text):
     lines.append(" ".join(code.split()))
   found = []
@@ -303,6 +324,22 @@ def test_a_wrong_command_is_noticed(text, told):
     text = text.replace(wrong, right)
   (words,) = commands(text)
   assert misunderstood(words) is None
+
+
+@pytest.mark.parametrize(
+  "file, told", [("knn.py:a=A", "features does not exist"), ("features.py", None)]
+)
+def test_the_same_is_the_command_above(file, told):
+  text = (
+    "| a | `totojax --config=configs/features.py` | |\n| b | `totojax --workdir=B \\` | |\n"
+    f"| | `--config=configs/{file}` | |\n"
+    "| c | the same with `--config.features.norm=True` for `b` | |"
+  )
+  (words,) = [words for words in commands(text) if "--config.features.norm=True" in words]
+  assert "--workdir=B" in words
+  assert str(told) in str(
+    misunderstood(["totojax", *sorted(words[1:], key=lambda w: "=configs" not in w)])
+  )
 
 
 def keys(text):

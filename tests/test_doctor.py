@@ -148,3 +148,13 @@ def test_compiled_programs_have_a_folder_of_their_kind_of_cpu(tmp_path, monkeypa
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   assert console.keep_compiled() == "" and "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_a_long_path_is_told_whole(monkeypatch, capsys):
+  monkeypatch.setenv("COLUMNS", "80")
+  path = "/data/" + "/".join(["videos"] * 20)
+  doctor.show([doctor.Check(path, doctor.FAIL, "there is nothing", "check the path")])
+  lines = capsys.readouterr().out.splitlines()
+  assert path in "".join(
+    line.split("there is")[0].replace("fail", "").strip() for line in lines[3:]
+  )

@@ -213,7 +213,7 @@ def test_a_run_that_gives_no_features_is_refused(run, tmp_path):
   alone = totojax.load(str(bare))  # codes need no tokenizer
   codes = np.zeros((1, 4, 4), int)
   assert alone.features_of_codes(codes, layer=1).shape == (1, 4, 2, 2, 32)
-  with pytest.raises(ValueError, match="not the one in the package .*name its"):
+  with pytest.raises(ValueError, match="none of those in the package .*name its"):
     alone.features(videos(1), layer=1)
   with pytest.raises(ValueError, match="shipped has 512 codes; .*was trained with 60"):
     totojax.load(str(bare), tokenizer="shipped")

@@ -64,6 +64,8 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_mend_it(flags, told):
     (["clips.scene.size_px=60"], r"stages.shards: .*60 pixels, no multiple of the 8.* 56 or 64"),
     (["pretrain.train.batch_tokens=1000"], "stages.pretrain: .*not a multiple of the context"),
     (["tokenizer.weights=no.safetensors"], "stages.tokenizer: weights: no tokenizer file at"),
+    (["pretrain.train.total_tokens=20000"], "stages.pretrain: optim.warmup_steps .* 4 updates"),
+    (["pretrain.train.total_tokens=500"], "stages.pretrain: train.total_tokens 500 is less than"),
     (["pretrain.init_from=/none/other"], "stages.pretrain: /none/other is not a run"),
     (["validate.model_run=/none/other"], "stages.validate: model_run: /none/other is not a run"),
     (["pretrain.data.train.rendered.path=/none/x"], "data.train.rendered: /none/x/manifest.json"),

@@ -521,7 +521,10 @@ def store_with(tmp_path, labels=TRAIN, **changed):
 @pytest.mark.parametrize(
   "make, told",
   [
-    (dict(tokenizer="fedcba9876543210"), "has tokenizer 'fedcba.*; this run needs '0123"),
+    (
+      dict(tokenizer="fedcba9876543210"),
+      "'fedcba.*; this run needs '0123.* --config.tokenizer=FILE$",
+    ),
     (dict(vocab=61), "has vocab 61; this run needs 60"),
     (dict(labels=TRAIN - 1, ids=TRAIN), "32 of 96 records of train .* have no class"),
     (dict(labels=TRAIN * 0), "2 of 3 classes have no training record in"),

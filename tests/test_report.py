@@ -8,7 +8,7 @@ import numpy as np
 import pages
 import pytest
 
-from totojax.report import frame, kinds, paper, plots, reading, report, verdict
+from totojax.report import frame, kinds, model_sections, paper, plots, reading, report, verdict
 
 
 @pytest.fixture(scope="module", name="chain")
@@ -326,3 +326,10 @@ def test_figure_10_draws_the_means_of_frames(chain):
   for number, line in enumerate(thick):
     want = t["mean"][t["frame"] == number].mean()
     np.testing.assert_allclose(line.get_ydata(), want)
+
+
+def test_one_sequence_has_no_interval():
+  row = {"a/loss": 8.25, "a/loss_sem": 0.0, "a/n": 1.0}
+  assert model_sections.interval(row, "a") == verdict.UNKNOWN
+  row = {"a/loss": 8.0, "a/loss_sem": 0.5, "a/n": 2.0}
+  assert model_sections.interval(row, "a") == "95 % from 7.020 to 8.980, 2 sequences"

@@ -1,10 +1,12 @@
 """The model that ships: a run like any other, whose card says what it is."""
 
+import dataclasses
 import json
 import pathlib
 
 from etils import epath
 import numpy as np
+import probes
 import pytest
 import safetensors.numpy
 
@@ -14,6 +16,7 @@ from totojax.config import recipes
 from totojax.config.schema import ConfigError
 from totojax.jobs.generate import prompts
 from totojax.rundir import directory
+from totojax.tokenizers import weights
 from totojax.trained import backbone, shipped
 
 FOLDER = pathlib.Path(shipped.__file__).parent / "shipped"
@@ -38,6 +41,25 @@ def test_it_is_a_run_that_is_made_once(cache):
   np.testing.assert_array_equal(
     params["embedding"][:516], stored["model.embed_tokens.weight"][:516]
   )
+
+
+@pytest.mark.parametrize("name", ["shipped", "shipped-f8", "shipped-video"])
+def test_tokenizers_of_the_package_are_found_for_a_run(cache, name):
+  marked = dataclasses.replace(backbone.find("shipped"), tokenizer=weights.load(name).fingerprint)
+  assert backbone.find_tokenizer(marked, "").fingerprint == marked.tokenizer
+  other = dataclasses.replace(marked, tokenizer="0" * 16)
+  with pytest.raises(ConfigError, match="none of those in the package"):
+    backbone.find_tokenizer(other, "")
+
+
+def test_tokens_of_another_tokenizer_are_refused_with_the_flags_that_make_its_own(cache, tmp_path):
+  other = weights.load("shipped-f8")
+  path = probes.write(
+    tmp_path / "store", [0, 1], prefix="x", seed=0, tokenizer=other.fingerprint, vocab=other.vocab
+  )
+  flags = "configs/tokenize.py with --config.tokenizer=shipped --config.clip.size_px=32$"
+  with pytest.raises(ConfigError, match=f"this run needs '36c7.* {flags}"):
+    backbone.open_tokens(backbone.find("shipped"), path, "data.train")
 
 
 def test_one_that_was_cut_is_made_again(cache, monkeypatch, tmp_path):

@@ -515,7 +515,9 @@ def show(rows: list[Check], *, as_json: bool = False) -> None:
       )
     return
   colours = {OK: "green", NOTE: "dim", WARN: "yellow", FAIL: "bold red"}
-  grid = table.Table("", "what", "found", "what to do", box=box.SIMPLE)
+  grid = table.Table(box=box.SIMPLE)
+  for title in ("", "what", "found", "what to do"):
+    grid.add_column(title, overflow="fold")  # a path is told whole
   for row in rows:
     status = f"[{colours[row.status]}]{row.status}[/]"
     cells = (text.replace("[", "\\[") for text in (row.name, row.found, row.advice))

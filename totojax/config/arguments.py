@@ -9,6 +9,7 @@ are stores, NAME:PATH:WEIGHT (`named_stores.parse`).
 import ast
 from collections.abc import Mapping, Sequence
 import dataclasses
+import difflib
 import inspect
 import pathlib
 import re
@@ -78,22 +79,21 @@ def parse(words: list[str]) -> list[str]:
 
 
 def config_path(name: str) -> str:
-  """The file that `--config=NAME` means: here, or shipped with the package.
-
-  What follows a colon is the argument of the file's `get_config`, and stays.
+  """The file that `--config=NAME[:ARGUMENT]` means, here or shipped, with its argument.
 
   Raises:
-    FileNotFoundError: neither is there; lists what ships.
+    FileNotFoundError: neither is there; names the nearest that ship, or all.
   """
   file, colon, argument = name.partition(":")
   if pathlib.Path(name).is_file() or pathlib.Path(file).is_file():
     return name
   if not file:
     raise FileNotFoundError("--config names no file; try configs/demo.py")
-  for name, path in shipped().items():
-    if name == "configs/" + re.sub(r"^(\./)?configs/", "", file):
-      return f"{path}{colon}{argument}"
-  names = f"shipped with the package: {', '.join(shipped())}" if shipped() else "check the path"
+  there, wanted = shipped(), "configs/" + re.sub(r"^(\./)?configs/", "", file)
+  if wanted in there:
+    return f"{there[wanted]}{colon}{argument}"
+  near = difflib.get_close_matches(wanted, there, n=2, cutoff=0.85)
+  names = f"did you mean {' or '.join(near)}?" if near else f"shipped are {', '.join(there)}"
   raise FileNotFoundError(f"config {file!r} does not exist; {names}")
 
 

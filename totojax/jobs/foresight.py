@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from totojax import assembly
+from totojax import assembly, flops
 from totojax.config import (
   generate as generate_config,
   labels,
@@ -29,6 +29,7 @@ from totojax.data.store import fill, manifests, store as store_lib
 from totojax.data.stream import rows
 from totojax.jobs import fitting, pretrain, shards, stores
 from totojax.jobs.sweep import expand
+from totojax.optim import adamw
 from totojax.rundir import directory
 from totojax.storage import objects
 from totojax.tokenizers import weights
@@ -250,12 +251,19 @@ def _pretrain(
   for check in (
     lambda: reasons or pretrain.batch_rows(stage.train.batch_tokens, stage.sequence),
     lambda: _check_start(run, made),
+    lambda: reasons or section or _check_length(stage),
   ):
     try:
       check()
     except (OSError, ValueError) as error:
       reasons.append(str(error))
   yield from reasons
+
+
+def _check_length(stage: pretrain_config.Pretrain) -> None:
+  """Raises ValueError where the rate's warm-up and decay do not fit the updates."""
+  steps = flops.steps(stage.train.total_tokens, stage.train.batch_tokens)
+  adamw.schedule_numbers(stage.optim, steps)
 
 
 def _sources(stage: pretrain_config.Pretrain, made: _Made) -> tuple[list[rows.Source], list[str]]:
@@ -296,6 +304,7 @@ def _sweep(stage: studies.SweepJob, folder: epath.Path, made: _Made) -> Iterator
   for point in expand.points(stage.sweep, stage.pretrain, os.fspath(folder.parent)):
     try:
       assembly.model(point.config)
+      _check_length(point.config)
     except ValueError as error:
       yield f"sweep.models.{point.model}: {error}"
       return

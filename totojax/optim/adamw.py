@@ -54,7 +54,7 @@ def decay_begin(config: AdamWConfig, steps: int) -> int:
   return steps - round(config.decay_frac * steps)
 
 
-def _numbers(config: AdamWConfig, steps: int) -> dict[str, float]:
+def schedule_numbers(config: AdamWConfig, steps: int) -> dict[str, float]:
   """What of a schedule lies in the optimiser's state, and not in the program.
 
   So runs of several lengths are one program, and equal bit for bit until one
@@ -84,7 +84,7 @@ def _numbers(config: AdamWConfig, steps: int) -> dict[str, float]:
 def _rate(
   config: AdamWConfig, steps: int, numbers: Mapping[str, Any], update: jax.Array
 ) -> jax.Array:
-  """`relative_rate` of a config, with `_numbers` of it from the optimiser's state."""
+  """`relative_rate` of a config, with `schedule_numbers` of it from the optimiser's state."""
   return relative_rate(
     update,
     warmup_steps=config.warmup_steps,
@@ -122,7 +122,7 @@ def make(
   schedule: Callable[[jax.Array], jax.Array] | None = None,
   clip: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The optimiser; `peak_lr`, `weight_decay` and `_numbers` live in its state.
+  """The optimiser; `peak_lr`, `weight_decay` and `schedule_numbers` live in its state.
 
   Args:
     config: the numbers.
@@ -135,7 +135,7 @@ def make(
   Raises:
     ValueError: the warm-up and the decay do not fit the run.
   """
-  mask, numbers = decay_mask(axes), _numbers(config, steps)
+  mask, numbers = decay_mask(axes), schedule_numbers(config, steps)
 
   def decayed(weight_decay):
     if rules is None:

@@ -83,9 +83,9 @@ def held_out(rows: Iterable[Mapping[str, Any]], run: str, batch: int) -> list[di
 def interval(row: Mapping[str, Any], source: str) -> str:
   """The interval of a held-out loss, over sequences."""
   sem, loss = row.get(f"{source}/loss_sem"), row[f"{source}/loss"]
-  if sem is None:
-    return verdict.UNKNOWN
   n = row.get(f"{source}/n")
+  if sem is None or n == 1:  # of one sequence nobody knows how others vary
+    return verdict.UNKNOWN
   of = f", {wording.counted(round(n), 'sequence')}" if n else ""
   return f"95 % from {loss - verdict.Z * sem:.3f} to {loss + verdict.Z * sem:.3f}{of}"
 

@@ -47,7 +47,7 @@ Config = dvae.DvaeConfig | vqgan.VqganConfig | causal_modules.CausalConfig | fsq
 # that the demos and the smallest configs use.
 SHIPPED = "shipped"
 _SHIPPED_DIR = pathlib.Path(__file__).parent / "shipped"
-_SHIPPED = {
+PACKAGED = {
   SHIPPED: "fsq-512",
   "shipped-32": "fsq-512",
   "shipped-f8": "fsq-4096",
@@ -185,8 +185,8 @@ def _json(file: epath.Path, about: Mapping[str, str], name: str) -> dict[str, An
 
 def resolve(path: str | os.PathLike[str]) -> epath.Path:
   """The file that a path means; "shipped" and "shipped-..." are in the package."""
-  if str(path) in _SHIPPED:
-    shipped = _SHIPPED_DIR / f"{_SHIPPED[str(path)]}.safetensors"
+  if str(path) in PACKAGED:
+    shipped = _SHIPPED_DIR / f"{PACKAGED[str(path)]}.safetensors"
     if not shipped.is_file():
       raise FileNotFoundError(
         f"the package ships {shipped}, which is missing: reinstall it, or train one with"

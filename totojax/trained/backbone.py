@@ -28,6 +28,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import manifests, store as store_lib
 from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
+from totojax.storage import objects
 from totojax.tasks import patches as patch_task, pretrain as task_lib
 from totojax.tokenizers import api, patches as patches_lib, split, weights
 from totojax.trained import shipped
@@ -220,7 +221,14 @@ def open_tokens(
   manifest = manifests.existing(path)
   if not manifest.vocab:
     raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
-  store = store_lib.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
+  try:
+    store = store_lib.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
+  except objects.StoreError as error:
+    own = (run.tokenizer, spec.vocab, spec.grid)
+    same = own == (manifest.tokenizer, manifest.vocab, manifest.grid)
+    if same or not manifest.complete:  # it is something else
+      raise
+    raise ConfigError(f"{error}. {_making(run, manifest.kind, spec.grid)}") from error
   what = f"{path} ({name})"
   check_codes(
     run, vocab=manifest.vocab, latents=manifest.latents, tokenizer=manifest.tokenizer, what=what
@@ -235,13 +243,21 @@ def open_tokens(
   return store
 
 
+def _making(run: Trained, kind: str, grid: int) -> str:
+  """How a store of its tokens is made, for whoever has one of others."""
+  section = "image" if kind == "image" else "clip"
+  file, tokenizer = _its_tokenizer(run) or ("FILE", None)
+  size = f" --config.{section}.size_px={grid * tokenizer.factor}" if tokenizer else ""
+  return f"For {run.path}: configs/tokenize.py with --config.tokenizer={file}{size}"
+
+
 def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
   """The tokenizer that made the tokens, or patches, that a run reads.
 
   Args:
     run: the run.
-    path: its file; "": the one that the run encodes with, that of its chain, the
-      one in the package, or of the job that made its stores, whichever is it.
+    path: its file; "": the one that the run encodes with, that of its chain, one
+      of the package, or of the job that made its stores, whichever is it.
 
   Raises:
     ConfigError: it is another one, or none of these.
@@ -256,20 +272,27 @@ def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
     tokenizer = weights.load(path)
     check_tokenizer(run, tokenizer, path)
     return tokenizer
+  if found := _its_tokenizer(run):
+    return found[1]
+  raise ConfigError(
+    f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
+    f" none of those in the package and not at {_beside(run)}; name its file"
+    ' (tokenizer="FILE.safetensors"; of split codes "FILE.safetensors:split=64,4096")'
+  )
+
+
+def _its_tokenizer(run: Trained) -> tuple[str, api.Tokenizer] | None:
+  """The first of `_named` that made the tokens of a run, with the name of its file."""
   for file in _named(run):
     if (
-      file == weights.SHIPPED
+      split.reference(file)[0] in weights.PACKAGED
       or plugins.is_reference(file)
       or files.exists(split.reference(file)[0])
     ):
       tokenizer = weights.load(file)
       if tokenizer.fingerprint == run.tokenizer:
-        return tokenizer
-  raise ConfigError(
-    f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
-    f" not the one in the package and not at {_beside(run)}; name its file"
-    ' (tokenizer="FILE.safetensors"; of split codes "FILE.safetensors:split=64,4096")'
-  )
+        return file, tokenizer
+  return None
 
 
 def _named(run: Trained) -> Iterator[str]:
@@ -283,6 +306,7 @@ def _named(run: Trained) -> Iterator[str]:
     named = values.get("tokenizer") or values.get("tokenizing", {}).get("tokenizer")
     if isinstance(named, str):
       yield named
+  yield from weights.PACKAGED
   if before := run.config.init_from:  # which has the same tokenizer
     try:
       yield from _named(find(before))

@@ -137,9 +137,10 @@ def _finish(
   found = measures.measure(clips, made, model, amounts, seen, config, workdir, fps=fps)
   files.write_csv(workdir / "metrics.csv", found.rows)
   files.write_json(workdir / "gen.json", {**facts, **found.summary})
-  frame.write(workdir, video_sections.PAGE)
+  report = frame.write(workdir, video_sections.PAGE)
   files.remove(workdir / "parts")
   console.say(found.sentence)
+  console.say(f"report: {report}")
 
 
 def _write_array(path: epath.Path, array: np.ndarray) -> None:

@@ -76,10 +76,11 @@ def run(config: PromptTune, workdir: epath.Path, interrupted: jobs.Interrupted) 
   facts |= {"sampling": schema.to_dict(config.sampling), "steps": config.train.steps}
   facts |= {"root": config.data.root, "depth": config.data.depth, **found.summary}
   files.write_json(workdir / "prompt_tune.json", facts)
-  frame.write(workdir, prompt_sections.PAGE)
+  report = frame.write(workdir, prompt_sections.PAGE)
   files.remove(workdir / "parts")
   for sentence in prompt_sections.sentences(facts):
     console.say(sentence)
+  console.say(f"report: {report}")
   return True
 
 

@@ -259,7 +259,8 @@ def _finish(
     paper = config.paper
     facts["paper"] = {"name": paper.name, "successes": paper.successes, "trials": paper.trials}
   files.write_json(workdir / "metrics.json", facts)
-  frame.write(workdir, robot_sections.CLONE)
+  report = frame.write(workdir, robot_sections.CLONE)
   files.remove(workdir / "features")
   said = robot_sections.verdict(facts)
   console.say(f"{said.line} {said.interval}")
+  console.say(f"report: {report}")

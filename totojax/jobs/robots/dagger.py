@@ -215,10 +215,11 @@ def _finish(
   facts = {"rows": found, "expert": expert, "seeds": config.seeds, "env": env}
   facts["videos"] = filmed(config, [one for one in runs if one.seed == 0], workdir)
   files.write_json(workdir / "metrics.json", facts)
-  frame.write(workdir, robot_sections.DAGGER)
+  report = frame.write(workdir, robot_sections.DAGGER)
   files.remove(workdir / "parts")
   for line in robot_sections.sentences(facts):
     console.say(line)
+  console.say(f"report: {report}")
 
 
 def filmed(

@@ -183,8 +183,9 @@ def _finish(
     _write_submission(workdir, scored, facts)
   else:
     _write_metrics(workdir, scored, amounts, config, facts)
-  frame.write(workdir, surprise_sections.PAGE)
+  report = frame.write(workdir, surprise_sections.PAGE)
   files.remove(workdir / "parts")
+  console.say(f"report: {report}")
 
 
 def _write_tables(

@@ -61,9 +61,10 @@ def run(config: track.Track, workdir: epath.Path, interrupted: jobs.Interrupted)
   layout = tables.Layout(workdir, found, {row.name: row.rules for row in rows})
   if not tables.write(kind, layout, config, {**facts, **state}, interrupted):
     return False
-  frame.write(workdir, track_sections.PAGE)
+  report = frame.write(workdir, track_sections.PAGE)
   files.remove(workdir / "parts")
   console.say(track_sections.sentence(files.read_json(workdir / "metrics.json")))
+  console.say(f"report: {report}")
   return True
 
 
