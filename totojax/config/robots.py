@@ -57,8 +57,10 @@ def chain(argument: str = "") -> ConfigDict:
   clone.output.episodes = 0
   stages["dagger"] = roots.config("dagger", encoders=toto, env=where, seeds=int(words["seeds"]))
   stages["dagger"].baselines = ("untrained", "pixels", "state")
-  stages["dagger"].update(iterations=5, episodes=16, trials=24)
-  stages["dagger"].train.epochs = 15.0  # of more, features of small models foretell worse
+  # The expert acts in half of the steps: of few episodes, those that the policy leads
+  # astray would be most of what there is.
+  stages["dagger"].update(iterations=5, episodes=32, trials=32, beta=0.5)
+  stages["dagger"].train.epochs = 50.0
   # Of a model of this size, features of frames differ little from each other.
   for name in ("clone", "dagger"):
     stages[name].head.standardise = True
