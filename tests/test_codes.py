@@ -147,7 +147,7 @@ def test_files_that_are_held_out_share_no_id(tmp_path):
   assert stores["train"].ids() == ids.tolist() and stores["val"].ids()[0] == "v0x"
   assert stores["train"].manifest.origin is None
   save(tmp_path / "b.npz", codes=made(), ids=np.where(ids == "v3", ids, "w"))
-  with pytest.raises(ValueError, match="1 records of codes.val_files have ids of items"):
+  with pytest.raises(ValueError, match="codes.val_files has 1 record with ids of items"):
     run(tmp_path / "leak", train, val_files=(str(val),))
 
 
@@ -292,7 +292,7 @@ def test_the_command_makes_stores_that_pretraining_reads(tmp_path):
       "--config.codes.split=(5, 12)",
     )
   )
-  assert "32 records of 2 frames from 1 files" in text and "17 codes in use" in text
+  assert "32 records of 2 frames from 1 file;" in text and "17 codes in use" in text
   text = runs.here(
     runs.command(
       "configs/pretrain.py:tiny",

@@ -99,7 +99,7 @@ def run(config: config_lib.Cater, workdir: epath.Path, interrupted: jobs.Interru
     console.say(line)
   if clips.missing:
     console.say(
-      f"{wording.counted(len(clips.missing), 'clip')} are missing or wrong:"
+      f"missing or wrong: {wording.counted(len(clips.missing), 'clip')},"
       f" {workdir / 'missing.csv'}"
     )
   path = frame.write(workdir, cater_sections.PAGE)
@@ -184,8 +184,7 @@ def _predictions(path: str, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
   if lacking := [id_ for id_ in clips.ids if id_ not in found]:
     raise ValueError(
       f"{table} lacks {len(lacking)} of {wording.counted(len(clips.ids), 'clip')} of the list,"
-      " the first of them"
-      f" {lacking[0]!r}; score the run on all of them"
+      f" the first of them {lacking[0]!r}; score the run on all of them"
     )
   both = np.array([found[id_] for id_ in clips.ids])
   return both[:, 0], both[:, 1]

@@ -94,9 +94,8 @@ def _parts(config: Codes) -> Mapping[str, _Part]:
     shared = np.isin(ranks[count:], ranks[:count])
     if shared.any():
       raise ValueError(
-        f"{wording.counted(shared.sum(), 'record')} of codes.val_files have ids of items in"
-        " codes.files; what is held"
-        " out must not be trained on: leave them out of one"
+        f"codes.val_files has {wording.counted(shared.sum(), 'record')} with ids of items in"
+        " codes.files; what is held out must not be trained on: leave them out of one"
       )
     groups = {"train": (files[: len(paths)], None), "val": (files[len(paths) :], None)}
   elif codes.val_frac:

@@ -149,7 +149,7 @@ def decode(
     if total.restarts:
       print(decode_lib.slowed(total.restarts))
     if skipped.rows:
-      print(f"{wording.counted(len(skipped.rows), 'video')} were skipped; see {skipped.path}")
+      print(f"skipped: {wording.counted(len(skipped.rows), 'video')}, {skipped.path}")
   return finished
 
 

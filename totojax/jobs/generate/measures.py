@@ -317,7 +317,7 @@ def sentence(summary: Mapping[str, Any]) -> str:
   metrics = summary["metrics"]
   if "answers" in summary:
     return (
-      f"{wording.counted(len(summary['answers']), 'query', 'queries')} are answered:"
+      f"answered: {wording.counted(len(summary['answers']), 'query', 'queries')},"
       " answers/ and report.html"
     )
   model = metrics.get("model/loss")

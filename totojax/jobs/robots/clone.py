@@ -67,7 +67,7 @@ def cloned(
     table = [(one.id, one.reason) for one in recorded.missing]
     files.write_table(workdir / "skipped.csv", table, header=("id", "reason"))
     console.say(
-      f"{wording.counted(len(table), 'trajectory', 'trajectories')} give nothing:"
+      f"left out: {wording.counted(len(table), 'trajectory', 'trajectories')},"
       f" {workdir / 'skipped.csv'}"
     )
   total, found = len(rows) * config.seeds, []

@@ -41,9 +41,8 @@ def run(config: Surprise, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   groups, skipped = clips.find(config, size_px=size_px, window_px=amounts.window)
   if config.windows.choose == "validation" and len(groups) < 2:
     raise ConfigError(
-      f"windows.choose is 'validation', and there are {wording.counted(len(groups), 'group')};"
-      " it needs 2 and more:"
-      " use 'filtered' or 'fixed'"
+      f"windows.choose is 'validation', and it needs 2 groups and more, not"
+      f" {len(groups)}: use 'filtered' or 'fixed'"
     )
   with console.phase(f"reading the parameters of {source.path}"):
     model = pretrained.load(source.path, tokenizer=config.tokenizer, depth=0)
