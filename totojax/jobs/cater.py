@@ -99,8 +99,7 @@ def run(config: config_lib.Cater, workdir: epath.Path, interrupted: jobs.Interru
     console.say(line)
   if clips.missing:
     console.say(
-      f"missing or wrong: {wording.counted(len(clips.missing), 'clip')},"
-      f" {workdir / 'missing.csv'}"
+      f"missing or wrong: {wording.counted(len(clips.missing), 'clip')}, {workdir / 'missing.csv'}"
     )
   path = frame.write(workdir, cater_sections.PAGE)
   console.say(f"report: {path}")
