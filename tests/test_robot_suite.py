@@ -70,9 +70,9 @@ def test_messages_are_read_as_they_were_written_or_refused():
 
 @pytest.fixture(name="stood_in")
 def _stood_in(monkeypatch):
-  """Environments whose worker is `suite_of_a_test`: robosuite's part is a count."""
+  """Environments whose worker is `suite_process`: robosuite's part is a count."""
   monkeypatch.setenv("SUITE_WORKER", suite_worker.__file__)
-  monkeypatch.setattr(suite_worker, "__file__", str(HERE / "suite_of_a_test.py"))
+  monkeypatch.setattr(suite_worker, "__file__", str(HERE / "suite_process.py"))
   monkeypatch.delenv(suite.VARIABLE, raising=False)
 
 
