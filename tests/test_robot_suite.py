@@ -186,6 +186,25 @@ def test_experts_take_one_state_or_many_and_give_actions_of_the_space():
     np.testing.assert_allclose(many[2], expert(states[2], proprios[2]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  "arm, stuck, free, speed", [("panda", 1.0, 1.2, 0.6), ("iiwa", 1.2, 1.4, 1)]
+)
+def test_a_door_is_pulled_only_once_its_latch_is_out(arm, stuck, free, speed):
+  """Of a hand that holds the handle, turned so far, of a door that opens to -y."""
+
+  def moved(angle):
+    state, proprio = np.zeros(15), np.zeros(15)
+    state[layout.OBJECT_QUAT] = [np.cos(angle / 2), 0, np.sin(angle / 2), 0]
+    state[layout.GRIP_POS] = -0.005 * np.array([np.cos(angle), 0, -np.sin(angle)])
+    state[layout.GRIP_QUAT] = [1, 0, 0, 0]
+    proprio[layout.OPENING] = 0.03
+    return experts.expert(config("door", arm))(state, proprio)
+
+  assert abs(moved(stuck)[1]) < 1e-6 and moved(free)[1] < -0.3
+  assert moved(0.5)[2] < 0 and moved(0.5)[6] == -1
+  np.testing.assert_allclose(np.linalg.norm(moved(0.5)[:3]), speed, rtol=1e-5)
+
+
 # robosuite itself.
 
 

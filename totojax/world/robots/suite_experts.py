@@ -28,12 +28,15 @@ _LEVER, _OUT, _HINGE = 0.125, -0.10, 0.43
 # Where on the lever it is taken, and where it is still held: the hand may slide, up to
 # _NEAR_M beside it, and goes back by up to _BACK_M in a step.
 _TAKEN_M, _HELD_M, _NEAR_M, _BACK_M = (0.11, 0.13), (0.05, 0.145), 0.03, 0.01
-_TURNED_RAD, _FREE_RAD = 1.45, 1.1  # of a handle that is held down; from where on the door opens
+_TURNED_RAD = 1.45  # of a handle that is held down
+# From where on the door is pulled, of the handle. The latch is out of the frame from about
+# 1.2 on; pulled before that, the door holds on and Robotiq's fingers slip off.
+_FREE_RAD = {"panda": 1.1, "iiwa": 1.3}
+# Of a step, with the handle in the hand: the IIWA needs all of it against the spring.
+_PUSH_M = {"panda": _SLOW_M, "iiwa": layout.STEP_M}
 _AHEAD_RAD = 0.35  # that the hand wants to be ahead of the handle, or of the door
-_AJAR_RAD, _OPEN_RAD = (
-  0.15,
-  0.39,
-)  # of a door whose latch is out; of one that is open: it ends at 0.4
+_AJAR_RAD = 0.15  # of a door whose latch is out
+_OPEN_RAD = 0.39  # of one that is open: it ends at 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,8 @@ def act(config: EnvConfig, state: np.ndarray, proprio: np.ndarray) -> np.ndarray
   turn_B33 = experts.rotations(state_BS[:, layout.GRIP_QUAT])
   goal = {"lift": _lift, "door": _door}[config.task]
   goal_B3, turned_B33, closes_B = goal(config.arm, _Seen(state_BS, proprio_BP, pos_B3, turn_B33))
-  most_B1 = np.where(closes_B, _SLOW_M, layout.STEP_M)[:, None]
+  held_m = _PUSH_M[config.arm] if config.task == "door" else _SLOW_M
+  most_B1 = np.where(closes_B, held_m, layout.STEP_M)[:, None]
   way_B3 = experts.at_most(_GAIN * (goal_B3 - pos_B3), most_B1) / layout.STEP_M
   about_B3 = _TURN_GAIN * experts.rotation_to(turn_B33, turned_B33)
   about_B3 = experts.at_most(about_B3, layout.STEP_RAD) / layout.STEP_RAD
@@ -111,7 +115,9 @@ def _door(arm: str, seen: _Seen) -> experts.Goal:
   )
   ajar_B = open_B > _AJAR_RAD
   down_B = np.where(ajar_B, angle_B, np.minimum(angle_B + _AHEAD_RAD, _TURNED_RAD))
-  pull_B = np.where(ajar_B | (angle_B > _FREE_RAD), np.minimum(_AHEAD_RAD, _OPEN_RAD - open_B), 0.0)
+  pull_B = np.where(
+    ajar_B | (angle_B > _FREE_RAD[arm]), np.minimum(_AHEAD_RAD, _OPEN_RAD - open_B), 0.0
+  )
   c_B1, s_B1 = np.cos(down_B)[:, None], np.sin(down_B)[:, None]
   back_B = reach_B + np.clip(_LEVER - reach_B, -_BACK_M, _BACK_M)
   there_B3 = (
